@@ -1,0 +1,79 @@
+//! The IPv6-to-IPv4 bridge, as clients see and set it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// Answer of `GET /v1/bridge`, and of a `PUT`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bridge {
+    /// Are IPv4-only listeners bridged without being asked?
+    pub auto: bool,
+    /// How the bridge takes its ports: `bind` (it holds the port on the VM's IPv6 addresses).
+    pub tier: String,
+    /// Explicit rules.
+    pub rules: Vec<BridgeRule>,
+    /// Every port that is or should be bridged, sorted by port.
+    pub ports: Vec<BridgePort>,
+}
+
+/// Body of `PUT /v1/bridge`; what is absent stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BridgeUpdate {
+    /// Switches automatic bridging.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto: Option<bool>,
+    /// Replaces all explicit rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Vec<BridgeRule>>,
+}
+
+/// An explicit rule: IPv6 connections to `listen` go to `to`. It holds on every interface.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BridgeRule {
+    /// TCP port on the VM's IPv6 side.
+    pub listen: u16,
+    /// IPv4 address and port of the service, for example `127.0.0.1:3000`.
+    pub to: SocketAddr,
+}
+
+/// One bridged port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgePort {
+    /// TCP port on the IPv6 side.
+    pub listen: u16,
+    /// IPv4 address and port of the service.
+    pub to: SocketAddr,
+    /// Made by guestd itself, not by a rule.
+    pub auto: bool,
+    /// What became of it.
+    pub state: BridgePortState,
+    /// Why it failed, or what it waits for.
+    pub message: Option<String>,
+    /// IPv6 addresses on which it accepts.
+    pub addresses: Vec<IpAddr>,
+    /// Connections open now.
+    pub connections: u64,
+    /// Connections ever accepted.
+    pub connections_total: u64,
+    /// Bytes from clients to the service.
+    pub bytes_in: u64,
+    /// Bytes from the service to clients.
+    pub bytes_out: u64,
+    /// Connections that ended by an error: refused, reset, no source address.
+    pub errors_total: u64,
+}
+
+/// State of a bridged port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BridgePortState {
+    /// Accepts connections.
+    Active,
+    /// Waits for the service to settle, so that it may still bind IPv6 itself.
+    Settling,
+    /// Could not be set up; tried again.
+    Failed,
+}

@@ -1,0 +1,107 @@
+//! Listeners and whether the platform's IPv6-only proxy reaches them.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// One TCP socket in LISTEN state. `GET /v1/listeners` answers a list of these, sorted by port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// TCP port.
+    pub port: u16,
+    /// Bind address. An IPv4-mapped one (`::ffff:a.b.c.d`) is given as the IPv4 address that it is.
+    pub address: IpAddr,
+    /// What clients can reach it by; `ipv4` for an IPv4-mapped bind.
+    pub family: Family,
+    /// IPV6_V6ONLY of ipv6(7); false for IPv4.
+    pub v6only: bool,
+    /// Kind of bind address.
+    pub scope: Scope,
+    /// Can the proxy reach it?
+    pub exposure: Exposure,
+    /// Why not, or why it needed a bridge; null for a direct one.
+    pub cause: Option<Cause>,
+    /// What to do about it, for a person or an agent to read.
+    pub hint: Option<String>,
+    /// Public URL, when the VM's id is known and the proxy reaches the port.
+    pub url: Option<String>,
+    /// Owner, if a process of this VM holds the socket.
+    pub process: Option<Process>,
+    /// Network namespace as its inode number (`net:[N]` of namespaces(7)).
+    pub netns: u64,
+    /// Socket inode, the stable key of the socket.
+    pub inode: u64,
+}
+
+/// Address family that clients use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// IPv4 only.
+    Ipv4,
+    /// IPv6, and IPv4 too where `v6only` is false.
+    Ipv6,
+}
+
+/// Kind of a bind address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// `0.0.0.0` or `::`.
+    Wildcard,
+    /// One address that is none of the others.
+    Address,
+    /// `127.0.0.0/8` or `::1`.
+    Loopback,
+    /// `169.254.0.0/16` or `fe80::/10`.
+    LinkLocal,
+}
+
+/// Can the proxy reach a listener?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exposure {
+    /// Over IPv6, with no help.
+    Direct,
+    /// Through guestd's IPv6-to-IPv4 bridge.
+    Bridged,
+    /// Not at all.
+    Unreachable,
+}
+
+/// Why a listener is not reached directly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Bound to `0.0.0.0`: every IPv4 address and no IPv6 one.
+    Ipv4OnlyWildcard,
+    /// Bound to one IPv4 address.
+    Ipv4OnlyAddress,
+    /// Bound to `127.0.0.0/8` or `::1`: its owner meant it to be private.
+    LoopbackOnly,
+    /// Bound to a link-local address, which is not routed.
+    LinkLocalOnly,
+    /// The platform does not route this port (`network.routable_ports`).
+    PortNotRoutable,
+    /// Listens in another network namespace (a container).
+    OtherNetns,
+    /// IPv4-only, and automatic bridging is switched off.
+    BridgeOff,
+    /// IPv4-only, and the bridge could not be set up; the hint says why.
+    BridgeFailed,
+}
+
+/// Process that holds a listening socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Process id. The lowest, where several processes share the socket.
+    pub pid: i32,
+    /// Command name (comm of proc(5)).
+    pub name: String,
+    /// Command line, arguments joined by spaces, cut at 512 bytes.
+    pub command: String,
+    /// Real user id.
+    pub uid: u32,
+    /// systemd unit, read from the process's cgroup.
+    pub unit: Option<String>,
+}

@@ -1,0 +1,18 @@
+//! Wire types: what travels between guestd and its clients, as JSON.
+//!
+//! Serde only. Field names are those of the platform's public REST interface, so that an orchestrator can
+//! pass requests and streams through unchanged. Everything here is re-exported flat: `api::ExecRequest`.
+
+mod bridge;
+mod error;
+mod exec;
+mod health;
+mod info;
+mod listeners;
+
+pub use bridge::{Bridge, BridgePort, BridgePortState, BridgeRule, BridgeUpdate};
+pub use error::{ErrorBody, ErrorCode};
+pub use exec::{ExecRequest, ExecResult, OutputStream, StreamFrame};
+pub use health::{Check, CheckState, Health, Status};
+pub use info::{BootTimings, Identity, Info};
+pub use listeners::{Cause, Exposure, Family, Listener, Process, Scope};

@@ -1,0 +1,7 @@
+//! guestd: the guest side of a Firecracker microVM.
+//!
+//! Data flows one way: `sys` (system calls) makes `facts` (plain data), the models decide on them, the runners act, and
+//! `server` tells the outside. `api` and `limits` depend on nothing, `client` on those two alone. `tests/arrows.rs` holds this.
+
+pub mod api;
+pub mod limits;

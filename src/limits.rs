@@ -1,0 +1,85 @@
+//! Every bound in one place: value, unit, reason. Reaching one is a typed answer that names it, never a hang.
+
+use std::time::Duration;
+
+/// Body of a JSON request, in bytes. An exec with its environment and stdin fits; files have calls of their own.
+pub const REQUEST_BODY_BYTES: usize = 4 * 1024 * 1024;
+
+/// Time for a request's headers to arrive. Long enough for a VM under emulation, short enough for a slow-loris.
+pub const REQUEST_HEADER_TIME: Duration = Duration::from_secs(10);
+
+/// Time for a request's body to arrive.
+pub const REQUEST_BODY_TIME: Duration = Duration::from_secs(30);
+
+/// Request headers, in bytes. Ours are under 1 KiB.
+pub const REQUEST_HEADER_BYTES: usize = 16 * 1024;
+
+/// Connections served at once on one endpoint. A host keeps a few; each costs about 20 KiB.
+pub const CONNECTIONS: usize = 256;
+
+/// Connections of refused peers that are being told so at once, apart from those that are served.
+pub const REFUSED_CONNECTIONS: usize = 8;
+
+/// Execs running at once.
+pub const EXECS_RUNNING: usize = 64;
+
+/// Output kept for the answer of `POST /v1/exec`, each stream, in bytes. More is what `exec/stream` is for.
+pub const EXEC_BUFFERED_OUTPUT_BYTES: usize = 8 * 1024 * 1024;
+
+/// Output read at once from an exec's pipe and sent as one chunk, in bytes.
+pub const EXEC_CHUNK_BYTES: usize = 32 * 1024;
+
+/// Chunks waiting for the reader of an exec stream; then the command waits.
+pub const EXEC_QUEUED_CHUNKS: usize = 16;
+
+/// Arguments of an exec, in bytes with their ends. Linux allows 128 KiB for one and 2 MiB for all (execve(2)).
+pub const EXEC_ARGV_BYTES: usize = 1024 * 1024;
+
+/// Length of an exec id, in bytes.
+pub const EXEC_ID_BYTES: usize = 128;
+
+/// Silence on a pipe after the exit of its command, after which a grandchild's hold on it no longer delays the result.
+pub const EXEC_DRAIN_SILENCE: Duration = Duration::from_millis(250);
+
+/// The longest that draining delays the result after the exit.
+pub const EXEC_DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// From SIGTERM to SIGKILL after a time-out.
+pub const EXEC_KILL_GRACE: Duration = Duration::from_secs(2);
+
+/// Key of an environment variable, in bytes (the platform's limit).
+pub const ENV_KEY_BYTES: usize = 256;
+
+/// Value of an environment variable, in bytes (the platform's limit).
+pub const ENV_VALUE_BYTES: usize = 8192;
+
+/// Connections through the bridge at once, over all ports. Two descriptors each, of a limit of 20,000 in small images.
+pub const BRIDGE_CONNECTIONS: usize = 4096;
+
+/// Ports bridged at once.
+pub const BRIDGE_PORTS: usize = 256;
+
+/// From the sight of an IPv4 listener to the bind of its IPv6 side. A service that binds IPv4 and then IPv6 lost 60 of 60
+/// races against a bridge without this and 0 of 1,360 with it.
+pub const BRIDGE_SETTLE_TIME: Duration = Duration::from_millis(250);
+
+/// Pause of an accept loop that ran out of descriptors or memory.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(75);
+
+/// Listeners in the table. A VM with more is broken or hostile; the report says that it is cut.
+pub const LISTENERS: usize = 4096;
+
+/// Command line shown for a process, in bytes.
+pub const PROCESS_COMMAND_BYTES: usize = 512;
+
+/// Configuration file, in bytes.
+pub const CONFIG_FILE_BYTES: u64 = 256 * 1024;
+
+/// From SIGTERM to the end of the agent: running responses are completed within it.
+pub const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+/// Response body that the client reads into memory, in bytes; above both exec outputs in base64.
+pub const CLIENT_BODY_BYTES: usize = 64 * 1024 * 1024;
+
+/// One NDJSON line that the client accepts, in bytes; a chunk is at most a third of it.
+pub const CLIENT_LINE_BYTES: usize = 256 * 1024;
