@@ -5,3 +5,8 @@
 
 pub mod api;
 pub mod limits;
+
+#[cfg(feature = "agent")]
+pub mod keys;
+#[cfg(feature = "agent")]
+pub mod sys;

@@ -83,3 +83,18 @@ pub const CLIENT_BODY_BYTES: usize = 64 * 1024 * 1024;
 
 /// One NDJSON line that the client accepts, in bytes; a chunk is at most a third of it.
 pub const CLIENT_LINE_BYTES: usize = 256 * 1024;
+
+/// One half of an SSH key pair, in bytes; an ed25519 one takes 400.
+pub const KEY_FILE_BYTES: u64 = 16 * 1024;
+
+/// A managed authorized_keys file, in bytes: some 2,000 keys.
+pub const AUTHORIZED_KEYS_BYTES: u64 = 256 * 1024;
+
+/// Users with managed authorized keys that the health check looks at.
+pub const AUTHORIZED_KEYS_USERS: usize = 256;
+
+/// The record of what `guestd install` put into a root file system, in bytes; a line takes 100.
+pub const INSTALL_MANIFEST_BYTES: u64 = 64 * 1024;
+
+/// A configuration file of the image that `guestd install` reads to see whether it includes guestd's part, in bytes.
+pub const INSTALL_FOREIGN_FILE_BYTES: u64 = 1024 * 1024;
