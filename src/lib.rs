@@ -7,6 +7,8 @@ pub mod api;
 pub mod limits;
 
 #[cfg(feature = "agent")]
+pub mod install;
+#[cfg(feature = "agent")]
 pub mod keys;
 #[cfg(feature = "agent")]
 pub mod sys;

@@ -83,11 +83,9 @@ mod tests {
 
     #[test]
     fn options_before_a_key_are_passed_over_with_their_quoted_blanks() {
-        for options in [
-            "restrict",
-            r#"command="echo \"a b\" c",no-pty"#,
-            r#"from="10.0.0.0/8, fd00::/8",environment="A=b c""#,
-        ] {
+        for options in
+            ["restrict", r#"command="echo \"a b\" c",no-pty"#, r#"from="10.0.0.0/8, fd00::/8",environment="A=b c""#]
+        {
             assert_eq!(kinds(&format!("{options} {ED25519}")), [Ok("ssh-ed25519")], "{options}");
         }
     }

@@ -20,7 +20,7 @@ mod status;
 
 pub use authorized::{AuthorizedLine, authorized_lines};
 pub use golden::{GoldenError, GoldenPair};
-pub use keygen::{KeygenArgs, KeygenError, Keygen, keygen, run};
+pub use keygen::{Keygen, KeygenArgs, KeygenError, keygen, run};
 pub use status::{KeysStatus, status};
 
 /// Name of the private half in a key directory, in OpenSSH's format.

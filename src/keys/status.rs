@@ -76,7 +76,10 @@ impl Trusted {
     fn objection(&self, file: &OpenFile) -> Option<String> {
         let path = file.path().display();
         if !self.uids.contains(&file.uid) {
-            return Some(format!("{path} belongs to uid {}, so sshd passes it over; `chown root:root {path}`", file.uid));
+            return Some(format!(
+                "{path} belongs to uid {}, so sshd passes it over; `chown root:root {path}`",
+                file.uid
+            ));
         }
         if file.mode & 0o022 != 0 {
             let mode = file.mode;
@@ -110,7 +113,8 @@ impl KeysStatus {
         }
         for name in names.iter().take(limits::AUTHORIZED_KEYS_USERS) {
             // A name that is not text is no user's; a dot starts a temporary file.
-            let Some(user) = name.to_str().filter(|name| !name.starts_with('.') && !name.ends_with(BESIDE_SUFFIX)) else {
+            let Some(user) = name.to_str().filter(|name| !name.starts_with('.') && !name.ends_with(BESIDE_SUFFIX))
+            else {
                 continue;
             };
             self.look_at_user(root, trusted, user);
@@ -129,7 +133,8 @@ impl KeysStatus {
                 AuthorizedLine::Key { .. } => keys += 1,
                 AuthorizedLine::Malformed { number } => {
                     let shown = root.path().join(path.trim_start_matches('/'));
-                    self.problems.push(format!("line {number} of {} is no SSH key; mend or remove it", shown.display()));
+                    self.problems
+                        .push(format!("line {number} of {} is no SSH key; mend or remove it", shown.display()));
                 }
             }
         }

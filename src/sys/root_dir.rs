@@ -120,10 +120,11 @@ impl OpenFile {
     /// The whole content, which may be `limit` bytes long.
     pub fn read(&self, limit: u64) -> Result<Vec<u8>, RootDirError> {
         let mut content = Vec::new();
-        (&self.file)
-            .take(limit + 1)
-            .read_to_end(&mut content)
-            .map_err(|source| RootDirError::Content { action: "read", path: self.path.clone(), source })?;
+        (&self.file).take(limit + 1).read_to_end(&mut content).map_err(|source| RootDirError::Content {
+            action: "read",
+            path: self.path.clone(),
+            source,
+        })?;
         if content.len() as u64 > limit {
             return Err(RootDirError::TooLarge { path: self.path.clone(), limit });
         }
@@ -142,8 +143,11 @@ impl OpenFile {
 
     /// Sets mode and owner.
     pub fn set_access(&self, mode: u32, owner: Owner) -> Result<(), RootDirError> {
-        set_access(&self.file, mode, owner)
-            .map_err(|errno| RootDirError::Call { action: "set mode and owner of", path: self.path.clone(), errno })
+        set_access(&self.file, mode, owner).map_err(|errno| RootDirError::Call {
+            action: "set mode and owner of",
+            path: self.path.clone(),
+            errno,
+        })
     }
 }
 
