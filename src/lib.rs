@@ -5,3 +5,12 @@
 
 pub mod api;
 pub mod limits;
+
+#[cfg(feature = "agent")]
+pub mod config;
+#[cfg(feature = "agent")]
+pub mod facts;
+#[cfg(feature = "agent")]
+pub mod listeners;
+#[cfg(feature = "agent")]
+pub mod sys;
