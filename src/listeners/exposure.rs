@@ -79,16 +79,7 @@ fn verdict(table: &ListenerTable, policy: &Policy, bridge: &[BridgePort], socket
         };
     }
     match family_cause {
-        Cause::LoopbackOnly => unreachable(
-            family_cause,
-            format!(
-                "{} is reached from inside this VM only and is not bridged unasked: whoever can reach a VM's port is \
-                 the whole internet. If it is meant to be public, {}, or run `guestctl bridge add {port} {}:{port}`",
-                bind.address,
-                how_to_bind_ipv6(port),
-                if bind.address.is_ipv4() { bind.address.to_string() } else { "127.0.0.1".to_owned() },
-            ),
-        ),
+        Cause::LoopbackOnly => unreachable(family_cause, loopback_hint(bind, port)),
         Cause::LinkLocalOnly => unreachable(
             family_cause,
             format!("{} is not routed beyond its link; {}", bind.address, how_to_bind_ipv6(port)),
@@ -159,6 +150,19 @@ fn leads_to(entry: &BridgePort, socket: &SocketFact, bind: Bind) -> bool {
     entry.to.port() == socket.port
         && bind.family == Family::Ipv4
         && (bind.scope == Scope::Wildcard || entry.to.ip() == bind.address)
+}
+
+fn loopback_hint(bind: Bind, port: u16) -> String {
+    let rule = match bind.family {
+        Family::Ipv4 => format!(", or run `guestctl bridge add {port} {}:{port}`", bind.address),
+        Family::Ipv6 => String::new(),
+    };
+    format!(
+        "{} is reached from inside this VM only and is never bridged unasked: what is reachable here is reachable by the \
+         whole internet. If it is meant to be public, {}{rule}",
+        bind.address,
+        how_to_bind_ipv6(port),
+    )
 }
 
 fn how_to_bind_ipv6(port: u16) -> String {

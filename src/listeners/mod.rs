@@ -5,6 +5,8 @@
 
 mod exposure;
 mod table;
+#[cfg(test)]
+pub(crate) use table::tests;
 mod watch;
 
 pub use exposure::{Policy, assess};

@@ -4,3 +4,4 @@ mod netlink;
 pub mod rtnl;
 pub mod sock_diag;
 pub mod socket_owners;
+pub mod tcp;
