@@ -1,6 +1,5 @@
 //! Puts what is wanted into a root file system, path by path, and records it.
 
-
 use nix::unistd::{Gid, Uid, geteuid};
 
 use super::{
@@ -76,13 +75,7 @@ impl Image<'_> {
         Ok(())
     }
 
-    fn file(
-        &mut self,
-        path: &str,
-        content: &Content<'_>,
-        mode: u32,
-        edits: Edits,
-    ) -> Result<(), InstallError> {
+    fn file(&mut self, path: &str, content: &Content<'_>, mode: u32, edits: Edits) -> Result<(), InstallError> {
         let new = content.hash()?;
         let entry = self.root.look(path)?;
         let on_disk = match &entry {
