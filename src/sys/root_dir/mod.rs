@@ -5,85 +5,30 @@
 //! followed where something is written or judged. A file comes into being whole or not at all: exclusive temporary,
 //! mode, owner, fsync, then one rename or link. Needs Linux 5.6. Nothing here decides what belongs into a tree.
 
+mod error;
+mod temporary;
+
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io::{self, Read},
-    os::fd::{AsFd, OwnedFd},
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 use nix::{
     dir::Dir,
     errno::Errno,
-    fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat},
-    sys::stat::{Mode, SFlag, fchmod, fstat, fstatat, mkdirat},
-    unistd::{Gid, Uid, UnlinkatFlags, fchown, fsync, linkat, symlinkat, unlinkat},
+    fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat},
+    sys::stat::{Mode, SFlag, fstat, fstatat, mkdirat},
+    unistd::{Gid, Uid, fsync, symlinkat},
 };
+
+pub use error::RootDirError;
+use temporary::{Temporary, set_access};
 
 /// How often a resolution is tried again that raced with a rename elsewhere on the machine (EAGAIN of openat2(2)).
 const RESOLUTION_TRIES: u32 = 64;
-
-/// Names tried for a temporary file; more than one only where a killed process left its own behind.
-const TEMPORARY_TRIES: u32 = 64;
-
-/// Why something below a [`RootDir`] could not be done.
-#[derive(Debug, thiserror::Error)]
-pub enum RootDirError {
-    /// A system call failed.
-    #[error("cannot {action} {path}: {reason}", path = path.display(), reason = reason(*errno))]
-    Call {
-        /// What was tried.
-        action: &'static str,
-        /// On what, with the root's own path.
-        path: PathBuf,
-        /// Why not.
-        errno: Errno,
-    },
-    /// Reading or writing a file's content failed.
-    #[error("cannot {action} {path}: {source}", path = path.display())]
-    Content {
-        /// What was tried.
-        action: &'static str,
-        /// On what, with the root's own path.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A directory of the path is a link to nothing.
-    #[error(
-        "cannot make the directory {path}: it is a symbolic link to {target}, which does not exist inside {root}; \
-         make that directory or remove the link",
-        path = path.display(), target = target.display(), root = root.display()
-    )]
-    DanglingLink {
-        /// The link.
-        path: PathBuf,
-        /// What it points to.
-        target: PathBuf,
-        /// The tree in which it was resolved.
-        root: PathBuf,
-    },
-    /// A file is larger than what its kind of file may be.
-    #[error("cannot read {path}: it is larger than {limit} bytes", path = path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// The bound, in bytes.
-        limit: u64,
-    },
-}
-
-fn reason(errno: Errno) -> String {
-    let advice = match errno {
-        Errno::ENOSYS => "; openat2(2) is needed: Linux 5.6 or newer, and no seccomp filter that hides it",
-        Errno::EACCES | Errno::EPERM => "; run it as root or as the owner of the directory",
-        Errno::ELOOP => "; there are symbolic links that lead in a circle",
-        _ => "",
-    };
-    format!("{}{advice}", errno.desc())
-}
 
 /// Owner of what is written; `None` leaves that to the kernel, as for a process without privileges.
 pub type Owner = Option<(Uid, Gid)>;
@@ -244,9 +189,10 @@ impl RootDir {
         };
         let mut names = Vec::new();
         for entry in Dir::from_fd(fd).map_err(failed)?.iter() {
-            let name = entry.map_err(failed)?.file_name().to_owned();
-            if name.as_bytes() != b"." && name.as_bytes() != b".." && names.len() < limit {
-                names.push(os_string(name.as_bytes()));
+            let entry = entry.map_err(failed)?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name != "." && name != ".." && names.len() < limit {
+                names.push(name.to_owned());
             }
         }
         names.sort();
@@ -371,59 +317,6 @@ impl RootDir {
     }
 }
 
-/// A file under a name of its own, removed unless it got its real one.
-struct Temporary<'dir> {
-    parent: &'dir OwnedFd,
-    name: String,
-    renamed: bool,
-}
-
-impl<'dir> Temporary<'dir> {
-    fn create(parent: &'dir OwnedFd, for_name: &str) -> nix::Result<(Self, File)> {
-        static COUNTER: AtomicU32 = AtomicU32::new(0);
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let mut tries = 1;
-        loop {
-            let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-            let name = format!(".{for_name}.guestd-tmp-{}-{number}", std::process::id());
-            // Private until the real mode is set: a key must not be readable for a moment.
-            match openat(parent, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR) {
-                Ok(fd) => return Ok((Self { parent, name, renamed: false }, File::from(fd))),
-                Err(Errno::EEXIST) if tries < TEMPORARY_TRIES => tries += 1,
-                Err(errno) => return Err(errno),
-            }
-        }
-    }
-
-    fn rename_to(mut self, name: &str) -> nix::Result<()> {
-        renameat(self.parent, self.name.as_str(), self.parent, name)?;
-        self.renamed = true;
-        Ok(())
-    }
-
-    /// link(2), unlike rename(2), never replaces; the temporary name goes when `self` is dropped.
-    fn link_to(self, name: &str) -> nix::Result<()> {
-        linkat(self.parent, self.name.as_str(), self.parent, name, AtFlags::empty())
-    }
-}
-
-impl Drop for Temporary<'_> {
-    fn drop(&mut self) {
-        if !self.renamed {
-            // Best effort: the write that failed is what gets reported.
-            let _ = unlinkat(self.parent, self.name.as_str(), UnlinkatFlags::NoRemoveDir);
-        }
-    }
-}
-
-fn set_access(fd: impl AsFd, mode: u32, owner: Owner) -> nix::Result<()> {
-    // Owner first: chown(2) clears set-id bits, and the mode must not open a file to its former group.
-    if let Some((uid, gid)) = owner {
-        fchown(&fd, Some(uid), Some(gid))?;
-    }
-    fchmod(&fd, Mode::from_bits_truncate(mode))
-}
-
 fn split(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
@@ -432,7 +325,5 @@ fn kind(mode: u32) -> SFlag {
     SFlag::from_bits_truncate(mode & SFlag::S_IFMT.bits())
 }
 
-fn os_string(bytes: &[u8]) -> OsString {
-    use std::os::unix::ffi::OsStrExt;
-    OsStr::from_bytes(bytes).to_owned()
-}
+#[cfg(test)]
+mod tests;
