@@ -4,7 +4,7 @@ set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 . "$here/lib.sh"
-[ $# -eq 1 ] && [ -d "$1/etc/systemd" ] || die "usage: image/mask-units.sh ROOT, where ROOT has an etc/systemd"
+[ -d "${1-}/etc/systemd" ] || die "usage: image/mask-units.sh ROOT, where ROOT has an etc/systemd"
 
 words "$here/masked-units.txt" | while read -r unit; do
     mkdir -p "$1/etc/systemd/${unit%/*}"
