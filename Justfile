@@ -46,9 +46,9 @@ e2e *ARGS: image
 check: build
     cargo fmt --check
     cargo clippy --quiet --locked --all-targets -- -D warnings
-    RUSTFLAGS='-D warnings' CARGO_TARGET_DIR=target/client cargo check --quiet --locked --lib --no-default-features --features client
+    cargo clippy --quiet --locked --lib --no-default-features --features client -- -D warnings
     RUSTDOCFLAGS='-D warnings' cargo doc --quiet --locked --no-deps --document-private-items
-    cargo deny --offline --all-features --log-level error check bans licenses sources
+    cargo deny --offline --log-level error check bans licenses sources
     shellcheck --external-sources --source-path=SCRIPTDIR {{ shell_scripts }}
 
 # Measure one thing: size, start ...
