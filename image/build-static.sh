@@ -27,15 +27,14 @@ with_zig() {
     if [ ! -x /usr/bin/rustc ] || [ ! -x /usr/bin/cargo ] || ! dpkg -s rust-web-src >/dev/null 2>&1; then
         [ "$(id -u)" = 0 ] || die "Debian's rustc-web, cargo-web and rust-web-src are missing, and only root can install them"
         say "installing Debian's rustc-web, cargo-web, rust-web-src"
-        apt-get -q=2 update >&2
-        DEBIAN_FRONTEND=noninteractive apt-get -q=2 install -y --no-install-recommends rustc-web cargo-web rust-web-src >&2 ||
-            die "apt-get could not install rustc-web cargo-web rust-web-src; its own message is above"
+        logged target/tools/apt.log "update apt's lists" apt-get -q update
+        logged target/tools/apt.log "install Debian's Rust" \
+            env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends rustc-web cargo-web rust-web-src
     fi
     tools=$PWD/target/tools/zig
     if [ ! -x "$tools/bin/cargo-zigbuild" ]; then
         say "installing cargo-zigbuild and ziglang from PyPI into target/tools/zig"
-        python3 -m pip install --quiet --target "$tools" cargo-zigbuild ziglang >&2 ||
-            die "pip could not install cargo-zigbuild and ziglang; its own message is above"
+        logged target/tools/pip.log "install zig" python3 -m pip install --target "$tools" cargo-zigbuild ziglang
     fi
     # A target directory of its own: two compilers would throw away each other's work.
     PYTHONPATH=$tools PATH=$tools/bin:$PATH RUSTC=/usr/bin/rustc CARGO=/usr/bin/cargo RUSTC_BOOTSTRAP=1 \

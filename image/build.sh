@@ -124,7 +124,7 @@ chmod 1777 "$root/tmp"
 
 # ---- The file system. No lazy initialisation: it would be done by every VM again. All its tables are zero in a sparse file already.
 uuid=$(echo "$key" | sed 's/^\(.\{8\}\)\(.\{4\}\).\(.\{3\}\).\(.\{3\}\)\(.\{12\}\).*/\1-\2-4\3-8\4-\5/')
-mkfs.ext4 -q -F -L rootfs -m 1 -U "$uuid" -E "hash_seed=$uuid,lazy_itable_init=0,lazy_journal_init=0" -d "$root" "$work/image" "$size" >&2 ||
+mkfs.ext4 -q -F -L rootfs -m 1 -U "$uuid" -E "hash_seed=$uuid,lazy_itable_init=0,lazy_journal_init=0" -d "$root" "$work/image" "$size" >/dev/null ||
     die "mkfs.ext4 could not put $(du -sh "$root" | cut -f1) into a file system of $size; give more by --size"
 e2fsck -fn "$work/image" >"$work/e2fsck" 2>&1 || { cat "$work/e2fsck" >&2; die "mkfs.ext4 made a file system that e2fsck finds fault with"; }
 
@@ -150,5 +150,6 @@ list_overlay() { # DIR: digest and path of each of its files
 
 mv "$work/image" "$out"
 mv "$work/inputs" "$inputs"
-say "$out: $size, $(du -h "$out" | cut -f1) on disk, $(du -sh "$root" | cut -f1) of files, the largest being:"
-(cd "$root" && du -xm --max-depth=2 usr var etc opt home root srv 2>/dev/null) | sort -rn | awk '$2 ~ "/" && $1 > 2 { printf "  %4d MiB  /%s\n", $1, $2 }' | head -n 6 >&2
+say "$out: $size, $(du -h "$out" | cut -f1) on disk, $(du -sh "$root" | cut -f1) of files"
+(cd "$root" && du -xm --max-depth=2 usr var etc opt home root srv 2>/dev/null) | sort -rn |
+    awk '$2 ~ "/" && $1 > 2 { printf "  %4d MiB  /%s\n", $1, $2 }' | head -n 5 >&2

@@ -36,7 +36,7 @@ download() { (cd "$image/kernel/deb" && apt-get -q=2 -o APT::Sandbox::User=root 
 package=$(resolve)
 if [ -z "$package" ] || ! download "$package"; then
     say "apt knows no package behind $meta, or an outdated one: updating its lists"
-    apt-get -q=2 update >&2 || die "apt-get update failed; its own message is above"
+    logged "$image/kernel/apt.log" "update apt's lists" apt-get -q update
     package=$(resolve)
     [ -n "$package" ] || die "apt finds no $meta: is this Debian, with its main archive in sources.list?"
     download "$package" || die "apt could not download $package; its own message is above"

@@ -15,6 +15,17 @@ need() {
     command -v "$1" >/dev/null 2>&1 || die "the command '$1' is missing: apt-get install --no-install-recommends $2 (./dev does that)"
 }
 
+# logged FILE WHAT COMMAND...: its output goes to FILE, and its last lines are shown only if it fails.
+logged() {
+    log=$1
+    what=$2
+    shift 2
+    mkdir -p "$(dirname "$log")"
+    "$@" >"$log" 2>&1 </dev/null && return
+    tail -n 20 "$log" >&2
+    die "cannot $what: '$*' failed, its last lines are above, the whole of it is in $log"
+}
+
 # words FILE: the lines of FILE without comments and empty lines.
 words() { sed -e 's/[[:space:]]*#.*//' -e '/^[[:space:]]*$/d' "$1"; }
 
