@@ -5,3 +5,7 @@
 
 pub mod api;
 pub mod limits;
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "client")]
+pub mod client;
