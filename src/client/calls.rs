@@ -189,9 +189,9 @@ impl Client {
         }
         let limit = limits::CLIENT_ERROR_BODY_BYTES;
         let body = self.collect(call, reply, limit, patience).await?;
-        serde_json::from_slice(&body).or_else(|error| match status {
-            StatusCode::OK => Err(self.foreign(call, error.to_string())),
-            _ => Err(self.refusal(call, status, &body)),
+        serde_json::from_slice(&body).map_err(|error| match status {
+            StatusCode::OK => self.foreign(call, error.to_string()),
+            _ => self.refusal(call, status, &body),
         })
     }
 
