@@ -4,8 +4,19 @@
 //! `server` tells the outside. `api` and `limits` depend on nothing, `client` on those two alone. `tests/arrows.rs` holds this.
 
 pub mod api;
-pub mod limits;
+#[cfg(feature = "agent")]
+pub mod bridge;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "client")]
 pub mod client;
+pub mod limits;
+
+#[cfg(feature = "agent")]
+pub mod config;
+#[cfg(feature = "agent")]
+pub mod facts;
+#[cfg(feature = "agent")]
+pub mod listeners;
+#[cfg(feature = "agent")]
+pub mod sys;

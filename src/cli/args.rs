@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::api::BridgeRule;
 use crate::client::Endpoint;
 
 const AFTER_HELP: &str = "\
@@ -125,26 +126,17 @@ fn port() -> clap::builder::RangedI64ValueParser<u16> {
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or("a variable is given as KEY=VALUE")?;
+    let (key, value) = text.split_once('=').ok_or("a variable is given as KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
 fn service(text: &str) -> Result<SocketAddr, String> {
-    let refused = || {
-        "the service is given as an IPv4 address and a port, 127.0.0.1:3000, or as a port alone"
-            .to_owned()
-    };
-    let address = match text.parse::<u16>() {
+    let to = match text.parse::<u16>() {
         Ok(port) => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
-        Err(_) => text.parse().map_err(|_| refused())?,
+        Err(_) => text.parse().map_err(|_| "give an IPv4 address and a port, 127.0.0.1:3000, or a port alone")?,
     };
-    if address.is_ipv4() && address.port() != 0 {
-        Ok(address)
-    } else {
-        Err(refused())
-    }
+    BridgeRule { listen: 1, to }.check()?;
+    Ok(to)
 }
 
 #[cfg(test)]
@@ -169,10 +161,7 @@ mod tests {
     #[test]
     fn what_follows_the_program_is_the_commands_own() {
         let argv = |line: &[&str]| exec(line).unwrap().argv;
-        assert_eq!(
-            argv(&["--", "ls", "-la", "--json"]),
-            ["ls", "-la", "--json"]
-        );
+        assert_eq!(argv(&["--", "ls", "-la", "--json"]), ["ls", "-la", "--json"]);
         assert_eq!(argv(&["ls", "-la", "--json"]), ["ls", "-la", "--json"]);
         assert_eq!(argv(&["-i", "--", "-odd"]), ["-odd"]);
         assert_eq!(argv(&["env", "--", "ls"]), ["env", "--", "ls"]);
@@ -189,10 +178,7 @@ mod tests {
     #[test]
     fn a_variable_may_hold_an_equals_sign_and_may_be_empty() {
         let env = exec(&["-e", "A=b=c", "-e", "B=", "true"]).unwrap().env;
-        assert_eq!(
-            env,
-            [("A", "b=c"), ("B", "")].map(|(k, v)| (k.to_owned(), v.to_owned()))
-        );
+        assert_eq!(env, [("A", "b=c"), ("B", "")].map(|(k, v)| (k.to_owned(), v.to_owned())));
         assert!(exec(&["-e", "A", "true"]).is_err());
     }
 
@@ -200,25 +186,14 @@ mod tests {
     fn a_service_is_an_ipv4_address_and_a_port() {
         assert_eq!(service("3000"), Ok(([127, 0, 0, 1], 3000).into()));
         assert_eq!(service("10.0.0.7:80"), Ok(([10, 0, 0, 7], 80).into()));
-        for wrong in [
-            "",
-            "0",
-            "10.0.0.7",
-            "[::1]:80",
-            "localhost:80",
-            "10.0.0.7:0",
-            "70000",
-        ] {
+        for wrong in ["", "0", "10.0.0.7", "[::1]:80", "localhost:80", "10.0.0.7:0", "70000"] {
             assert!(service(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn the_common_options_may_stand_before_and_after_the_command() {
-        for line in [
-            ["guestctl", "--json", "ports"],
-            ["guestctl", "ports", "--json"],
-        ] {
+        for line in [["guestctl", "--json", "ports"], ["guestctl", "ports", "--json"]] {
             assert!(Args::try_parse_from(line).unwrap().json);
         }
     }

@@ -14,11 +14,7 @@ use super::output::Output;
 use super::table::{Cell, Palette, Table, Tone};
 use super::text::bytes;
 
-pub(super) async fn run(
-    client: &Client,
-    action: Option<BridgeAction>,
-    output: Output,
-) -> Result<u8, Failure> {
+pub(super) async fn run(client: &Client, action: Option<BridgeAction>, output: Output) -> Result<u8, Failure> {
     let (bridge, added) = match action {
         None | Some(BridgeAction::List) => (client.bridge().await?, None),
         Some(BridgeAction::Auto { switch }) => {
@@ -60,11 +56,7 @@ fn with_rule(mut rules: Vec<BridgeRule>, rule: BridgeRule) -> Result<Vec<BridgeR
 
 fn without_rule(bridge: Bridge, listen: u16) -> Result<Vec<BridgeRule>, Failure> {
     let (rules, before) = (bridge.rules, bridge.ports);
-    let left: Vec<BridgeRule> = rules
-        .iter()
-        .filter(|rule| rule.listen != listen)
-        .cloned()
-        .collect();
+    let left: Vec<BridgeRule> = rules.iter().filter(|rule| rule.listen != listen).cloned().collect();
     if left.len() == rules.len() {
         let automatic = before.iter().any(|port| port.listen == listen && port.auto);
         return Err(Failure::NoRule { listen, automatic });
@@ -76,10 +68,7 @@ fn failed(bridge: &Bridge, listen: u16) -> Option<Failure> {
     let port = bridge.ports.iter().find(|port| port.listen == listen)?;
     (port.state == BridgePortState::Failed).then(|| Failure::BridgeFailed {
         listen,
-        why: port
-            .message
-            .clone()
-            .unwrap_or_else(|| "guestd gives no reason".into()),
+        why: port.message.clone().unwrap_or_else(|| "guestd gives no reason".into()),
     })
 }
 
@@ -89,13 +78,8 @@ fn render(bridge: &Bridge, palette: Palette) -> String {
         false => palette.paint(Tone::Notice, "off"),
     };
     let mut text = format!("automatic bridging is {auto}\n");
-    let idle = bridge
-        .rules
-        .iter()
-        .filter(|rule| bridge.ports.iter().all(|port| port.listen != rule.listen));
-    let mut table = Table::new(&[
-        "PORT", "TO", "KIND", "STATE", "OPEN", "TOTAL", "IN", "OUT", "ERRORS", "MESSAGE",
-    ]);
+    let idle = bridge.rules.iter().filter(|rule| bridge.ports.iter().all(|port| port.listen != rule.listen));
+    let mut table = Table::new(&["PORT", "TO", "KIND", "STATE", "OPEN", "TOTAL", "IN", "OUT", "ERRORS", "MESSAGE"]);
     for port in &bridge.ports {
         table.row(row(port));
     }
@@ -135,12 +119,7 @@ fn row(port: &BridgePort) -> Vec<Cell> {
 
 /// A rule that guestd has not acted on yet.
 fn idle_row(listen: u16, to: SocketAddr) -> Vec<Cell> {
-    let known = [
-        listen.to_string(),
-        to.to_string(),
-        "rule".into(),
-        "waiting".into(),
-    ];
+    let known = [listen.to_string(), to.to_string(), "rule".into(), "waiting".into()];
     let unknown = std::iter::repeat_n("-", 6).map(Cell::new);
     known.iter().map(Cell::new).chain(unknown).collect()
 }
@@ -177,10 +156,7 @@ mod tests {
             auto: true,
             tier: "bind".into(),
             rules: vec![rule(8080, "127.0.0.1:3001"), rule(9000, "127.0.0.1:9001")],
-            ports: vec![
-                port(3000, "0.0.0.0:3000", true, BridgePortState::Active),
-                failed,
-            ],
+            ports: vec![port(3000, "0.0.0.0:3000", true, BridgePortState::Active), failed],
         }
     }
 
@@ -198,12 +174,7 @@ mod tests {
 
     #[test]
     fn an_empty_bridge_says_so() {
-        let bridge = Bridge {
-            auto: false,
-            tier: "bind".into(),
-            rules: Vec::new(),
-            ports: Vec::new(),
-        };
+        let bridge = Bridge { auto: false, tier: "bind".into(), rules: Vec::new(), ports: Vec::new() };
         insta::assert_snapshot!(render(&bridge, Palette::Plain), @r"
         automatic bridging is off
         no port is bridged
@@ -215,20 +186,14 @@ mod tests {
         let rules = || vec![rule(8080, "127.0.0.1:1")];
         let added = with_rule(rules(), rule(9000, "127.0.0.1:2")).unwrap();
         assert_eq!(added.len(), 2);
-        assert_eq!(
-            with_rule(rules(), rule(8080, "127.0.0.1:1")).unwrap(),
-            rules()
-        );
+        assert_eq!(with_rule(rules(), rule(8080, "127.0.0.1:1")).unwrap(), rules());
         let refused = with_rule(rules(), rule(8080, "127.0.0.1:2")).unwrap_err();
         insta::assert_snapshot!(refused, @"port 8080 is bridged to 127.0.0.1:1 by a rule already; remove it first: guestctl bridge remove 8080");
     }
 
     #[test]
     fn only_a_rule_can_be_removed() {
-        assert_eq!(
-            without_rule(bridge(), 8080).unwrap(),
-            [rule(9000, "127.0.0.1:9001")]
-        );
+        assert_eq!(without_rule(bridge(), 8080).unwrap(), [rule(9000, "127.0.0.1:9001")]);
         let refused = |listen| without_rule(bridge(), listen).unwrap_err().to_string();
         insta::assert_snapshot!(refused(3000), @"no rule bridges port 3000: guestd bridges it by itself; to end all automatic bridging: guestctl bridge auto off");
         insta::assert_snapshot!(refused(1), @"no rule bridges port 1; see what there is: guestctl bridge list");

@@ -26,10 +26,7 @@ pub(super) async fn run(client: &Client, args: ExecArgs, output: Output) -> Resu
     while let Some(frame) = stream.next().await? {
         if output.json {
             output.json_line(&frame)?;
-        } else if let StreamFrame::Chunk {
-            stream, data_b64, ..
-        } = &frame
-        {
+        } else if let StreamFrame::Chunk { stream, data_b64, .. } = &frame {
             let bytes = decode_chunk(data_b64).ok_or(Failure::BadFrame)?;
             match stream {
                 OutputStream::Stdout => output::stdout(&bytes)?,
@@ -38,16 +35,12 @@ pub(super) async fn run(client: &Client, args: ExecArgs, output: Output) -> Resu
         }
         match frame {
             StreamFrame::Chunk { .. } => {}
-            StreamFrame::Exit {
-                timed_out: true, ..
-            } => {
+            StreamFrame::Exit { timed_out: true, .. } => {
                 let program = request.command.first().cloned().unwrap_or_default();
                 let after = request.timeout_secs.filter(|secs| *secs > 0);
                 return Err(Failure::ExecTimedOut { program, after });
             }
-            StreamFrame::Exit {
-                exit_code, signal, ..
-            } => code = status(exit_code, signal),
+            StreamFrame::Exit { exit_code, signal, .. } => code = status(exit_code, signal),
             StreamFrame::Error { code, message } => return Err(Failure::Exec { code, message }),
         }
     }
@@ -71,10 +64,7 @@ fn request(args: ExecArgs, stdin: Option<&[u8]>) -> ExecRequest {
 fn read_stdin(stdin: impl Read) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let one_too_many = limits::EXEC_STDIN_BYTES as u64 + 1;
-    stdin
-        .take(one_too_many)
-        .read_to_end(&mut bytes)
-        .map_err(Failure::Stdin)?;
+    stdin.take(one_too_many).read_to_end(&mut bytes).map_err(Failure::Stdin)?;
     if bytes.len() > limits::EXEC_STDIN_BYTES {
         return Err(Failure::StdinTooLarge);
     }

@@ -89,11 +89,7 @@ impl Failure {
             return String::new();
         }
         let (cause, advice) = (self.cause(), self.advice());
-        format!(
-            "guestctl: {}\nadvice: {}\n",
-            escape(&cause),
-            escape(&advice)
-        )
+        format!("guestctl: {}\nadvice: {}\n", escape(&cause), escape(&advice))
     }
 
     fn cause(&self) -> String {
@@ -105,9 +101,7 @@ impl Failure {
             Self::Stdin(error) => format!("cannot read standard input: {error}"),
             Self::StdinTooLarge => {
                 let limit = limits::EXEC_STDIN_BYTES >> 20;
-                format!(
-                    "standard input has more than {limit} MiB, the most that exec -i passes on; nothing was run"
-                )
+                format!("standard input has more than {limit} MiB, the most that exec -i passes on; nothing was run")
             }
             Self::Stdout(error) => format!("cannot write the output: {error}"),
             Self::StdoutClosed => "whoever read the output has gone".into(),
@@ -118,23 +112,16 @@ impl Failure {
                 Some(secs) => format!("{program} was ended by its time-out of {secs} s"),
                 None => format!("{program} was ended by a time-out of the VM"),
             },
-            Self::BadFrame => {
-                "a chunk of the output is no base64: what follows is not known".into()
-            }
+            Self::BadFrame => "a chunk of the output is no base64: what follows is not known".into(),
             Self::RuleExists { listen, to } => {
                 format!("port {listen} is bridged to {to} by a rule already")
             }
-            Self::NoRule {
-                listen,
-                automatic: true,
-            } => {
+            Self::NoRule { listen, automatic: true } => {
                 format!("no rule bridges port {listen}: guestd bridges it by itself")
             }
             Self::NoRule { listen, .. } => format!("no rule bridges port {listen}"),
             Self::BridgeFailed { listen, why } => {
-                format!(
-                    "the rule for port {listen} is in place and the bridge could not be set up: {why}"
-                )
+                format!("the rule for port {listen} is in place and the bridge could not be set up: {why}")
             }
             Self::Runtime(error) => format!("cannot start: {error}"),
         }
@@ -144,9 +131,7 @@ impl Failure {
         match self {
             Self::Client(error) => error.advice().into_owned(),
             Self::Endpoint(_) => "set GUESTD_VM to an endpoint, unset it, or give --vm".into(),
-            Self::Token(_) => {
-                "give --token-file a file that holds the VM's token and nothing else".into()
-            }
+            Self::Token(_) => "give --token-file a file that holds the VM's token and nothing else".into(),
             Self::NoJson(_) => "leave out --json".into(),
             Self::Stdin(_) => "leave out -i, or check what standard input is".into(),
             Self::StdinTooLarge => "pass less at once, or let the command fetch it".into(),
@@ -154,19 +139,14 @@ impl Failure {
                 "check what standard output is, and that its disk is not full".into()
             }
             Self::Exec { code, .. } => advice_for(*code).into(),
-            Self::ExecTimedOut { .. } => {
-                "give it longer with --timeout, or leave --timeout out".into()
-            }
+            Self::ExecTimedOut { .. } => "give it longer with --timeout, or leave --timeout out".into(),
             Self::BadFrame => {
-                "guestd in the VM and this client may be of different versions: see `guestctl info`"
-                    .into()
+                "guestd in the VM and this client may be of different versions: see `guestctl info`".into()
             }
             Self::RuleExists { listen, .. } => {
                 format!("remove it first: guestctl bridge remove {listen}")
             }
-            Self::NoRule {
-                automatic: true, ..
-            } => "to end all automatic bridging: guestctl bridge auto off".into(),
+            Self::NoRule { automatic: true, .. } => "to end all automatic bridging: guestctl bridge auto off".into(),
             Self::NoRule { .. } => "see what there is: guestctl bridge list".into(),
             Self::BridgeFailed { listen, .. } => {
                 format!("guestd tries again by itself; to give up: guestctl bridge remove {listen}")

@@ -12,11 +12,7 @@ use super::text::escape;
 
 pub(super) async fn run(client: &Client, wait: Option<u64>, output: Output) -> Result<u8, Failure> {
     let health = match wait {
-        Some(secs) => {
-            client
-                .wait_ready(Instant::now() + Duration::from_secs(secs))
-                .await?
-        }
+        Some(secs) => client.wait_ready(Instant::now() + Duration::from_secs(secs)).await?,
         None => client.health().await?,
     };
     output.show(&health, render)?;
@@ -36,14 +32,8 @@ fn render(health: &Health, palette: Palette) -> String {
     let status = palette.paint(tone, status);
     let since = health
         .ready_after_boot_secs
-        .map_or_else(String::new, |secs| {
-            format!(", first answered {secs:.2} s after the kernel's start")
-        });
-    let mut text = format!(
-        "{status}: guestd {}, up {:.2} s{since}\n",
-        escape(&health.version),
-        health.uptime_secs
-    );
+        .map_or_else(String::new, |secs| format!(", first answered {secs:.2} s after the kernel's start"));
+    let mut text = format!("{status}: guestd {}, up {:.2} s{since}\n", escape(&health.version), health.uptime_secs);
     if !health.checks.is_empty() {
         let mut table = Table::new(&["CHECK", "STATE", "MESSAGE"]);
         for check in &health.checks {
@@ -67,11 +57,7 @@ mod tests {
     use crate::api::Check;
 
     fn check(name: &str, state: CheckState, message: &str) -> Check {
-        Check {
-            name: name.into(),
-            state,
-            message: message.into(),
-        }
+        Check { name: name.into(), state, message: message.into() }
     }
 
     #[test]
@@ -83,11 +69,7 @@ mod tests {
             ready_after_boot_secs: Some(3.1),
             checks: vec![
                 check("vsock", CheckState::Ok, "listens on port 1024"),
-                check(
-                    "ipv6",
-                    CheckState::Degraded,
-                    "the kernel has no IPv6\u{1b}[8m",
-                ),
+                check("ipv6", CheckState::Degraded, "the kernel has no IPv6\u{1b}[8m"),
                 check("bridge", CheckState::Off, "switched off by bridge.auto"),
             ],
         };

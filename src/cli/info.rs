@@ -7,10 +7,7 @@ use super::text::bytes;
 
 pub(super) fn render(info: &Info, palette: Palette) -> String {
     let identity = &info.identity;
-    let ready = info.boot.ready_secs.map_or_else(
-        || "not ready yet".to_owned(),
-        |secs| format!("ready {secs:.2} s"),
-    );
+    let ready = info.boot.ready_secs.map_or_else(|| "not ready yet".to_owned(), |secs| format!("ready {secs:.2} s"));
     let started = info.boot.agent_started_secs;
     let share = |available, total| format!("{} of {} available", bytes(available), bytes(total));
     let lines = [
@@ -21,21 +18,10 @@ pub(super) fn render(info: &Info, palette: Palette) -> String {
         ("kernel", Some(format!("{} {}", info.kernel, info.arch))),
         ("system", info.os.clone()),
         ("init", Some(info.init.clone())),
-        (
-            "boot",
-            Some(format!(
-                "agent started {started:.2} s, {ready} after the kernel"
-            )),
-        ),
+        ("boot", Some(format!("agent started {started:.2} s, {ready} after the kernel"))),
         ("cpus", Some(info.cpus.to_string())),
-        (
-            "memory",
-            Some(share(info.memory_available_bytes, info.memory_total_bytes)),
-        ),
-        (
-            "disk",
-            Some(share(info.disk_available_bytes, info.disk_total_bytes)),
-        ),
+        ("memory", Some(share(info.memory_available_bytes, info.memory_total_bytes))),
+        ("disk", Some(share(info.disk_available_bytes, info.disk_total_bytes))),
         ("features", Some(info.features.join(", "))),
     ];
     let mut table = Table::new(&[]);
@@ -58,15 +44,8 @@ mod tests {
             arch: "x86_64".into(),
             os: Some("Debian GNU/Linux 12 (bookworm)".into()),
             init: "systemd".into(),
-            identity: Identity {
-                vm_id: Some("vm-7".into()),
-                hostname: "golden".into(),
-                public_name: None,
-            },
-            boot: BootTimings {
-                agent_started_secs: 2.101,
-                ready_secs: Some(2.134),
-            },
+            identity: Identity { vm_id: Some("vm-7".into()), hostname: "golden".into(), public_name: None },
+            boot: BootTimings { agent_started_secs: 2.101, ready_secs: Some(2.134) },
             cpus: 2,
             memory_total_bytes: 512 << 20,
             memory_available_bytes: 300 << 20,

@@ -40,11 +40,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(usage) => {
             // Help and version are "errors" to clap; their writing can only fail where nobody reads.
             let _ = usage.print();
-            if usage.use_stderr() {
-                exit::USAGE
-            } else {
-                exit::OK
-            }
+            if usage.use_stderr() { exit::USAGE } else { exit::OK }
         }
     };
     ExitCode::from(code)
@@ -63,10 +59,7 @@ fn run(args: Args) -> Result<u8, Failure> {
     if let Some(file) = args.token_file {
         client = client.with_token(Token::from_file(&file)?);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::Runtime)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
     runtime.block_on(dispatch(&client, args.command, output))
 }
 
@@ -104,10 +97,7 @@ fn completions(shell: clap_complete::Shell, json: bool) -> Result<u8, Failure> {
 /// The endpoint where none is given: that of the environment if there is one, else the guest's own.
 fn endpoint_of(variable: Option<OsString>) -> Result<Endpoint, EndpointError> {
     let text = variable.filter(|value| !value.is_empty());
-    text.map_or_else(
-        || DEFAULT_ENDPOINT.parse(),
-        |text| text.to_string_lossy().parse(),
-    )
+    text.map_or_else(|| DEFAULT_ENDPOINT.parse(), |text| text.to_string_lossy().parse())
 }
 
 #[cfg(test)]

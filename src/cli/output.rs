@@ -24,11 +24,7 @@ impl Output {
         let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
         let colours = io::stdout().is_terminal() && !is_set("NO_COLOR") && !dumb;
-        let palette = if colours {
-            Palette::Colour
-        } else {
-            Palette::Plain
-        };
+        let palette = if colours { Palette::Colour } else { Palette::Plain };
         Self { json, palette }
     }
 
@@ -38,17 +34,12 @@ impl Output {
         document: &T,
         text: impl FnOnce(&T, Palette) -> String,
     ) -> Result<(), Failure> {
-        if self.json {
-            self.json_line(document)
-        } else {
-            stdout(text(document, self.palette).as_bytes())
-        }
+        if self.json { self.json_line(document) } else { stdout(text(document, self.palette).as_bytes()) }
     }
 
     /// One line of JSON.
     pub(super) fn json_line(self, document: &impl Serialize) -> Result<(), Failure> {
-        let json =
-            serde_json::to_string(document).map_err(|error| Failure::Stdout(error.into()))?;
+        let json = serde_json::to_string(document).map_err(|error| Failure::Stdout(error.into()))?;
         stdout(format!("{}\n", escape_json(&json)).as_bytes())
     }
 }

@@ -39,9 +39,7 @@ fn render(listeners: &[Listener], hidden: usize, all: bool, palette: Palette) ->
         text.push_str(&notes);
     }
     if hidden > 0 {
-        text.push_str(&format!(
-            "\n{hidden} more in other network namespaces (containers): guestctl ports --all\n"
-        ));
+        text.push_str(&format!("\n{hidden} more in other network namespaces (containers): guestctl ports --all\n"));
     }
     text
 }
@@ -53,35 +51,17 @@ struct Group<'a> {
 }
 
 fn group(listeners: &[Listener], all: bool) -> Vec<Group<'_>> {
-    let name = |listener: &Listener| {
-        listener
-            .process
-            .as_ref()
-            .map(|process| process.name.clone())
-    };
+    let name = |listener: &Listener| listener.process.as_ref().map(|process| process.name.clone());
     let same = |one: &Listener, other: &Listener| {
         (one.port, one.address, one.netns, one.exposure, one.cause)
-            == (
-                other.port,
-                other.address,
-                other.netns,
-                other.exposure,
-                other.cause,
-            )
+            == (other.port, other.address, other.netns, other.exposure, other.cause)
             && name(one) == name(other)
     };
     let mut groups: Vec<Group<'_>> = Vec::new();
     for listener in listeners {
-        match groups
-            .iter_mut()
-            .rev()
-            .find(|group| !all && same(group.first, listener))
-        {
+        match groups.iter_mut().rev().find(|group| !all && same(group.first, listener)) {
             Some(group) => group.sockets += 1,
-            None => groups.push(Group {
-                first: listener,
-                sockets: 1,
-            }),
+            None => groups.push(Group { first: listener, sockets: 1 }),
         }
     }
     groups
@@ -141,11 +121,11 @@ fn notes(groups: &[Group<'_>]) -> String {
             continue;
         };
         let at = SocketAddr::new(listener.address, listener.port);
-        let hint = listener.hint.as_deref();
-        let hint = hint.map_or_else(|| default_hint(cause, at, listener.exposure), str::to_owned);
-        let (why, hint) = (explain(cause), escape(&hint));
-        let how = exposure(listener.exposure).1;
-        notes.push_str(&format!("{at} is {how}: {why}\n    {hint}\n"));
+        let (how, why) = (exposure(listener.exposure).1, explain(cause));
+        notes.push_str(&format!("{at} is {how}: {why}\n"));
+        if let Some(hint) = &listener.hint {
+            notes.push_str(&format!("    {}\n", escape(hint)));
+        }
     }
     notes
 }
@@ -163,29 +143,6 @@ fn explain(cause: Cause) -> &'static str {
     }
 }
 
-/// What to do where guestd gave no hint.
-fn default_hint(cause: Cause, at: SocketAddr, exposure: Exposure) -> String {
-    let port = at.port();
-    match cause {
-        Cause::Ipv4OnlyWildcard | Cause::Ipv4OnlyAddress if exposure == Exposure::Bridged => {
-            "nothing needs to be done; bound to [::] it would be reached without the bridge".into()
-        }
-        Cause::Ipv4OnlyWildcard | Cause::Ipv4OnlyAddress => "bind it to [::]".into(),
-        Cause::LoopbackOnly if at.is_ipv4() => {
-            format!(
-                "to make it public all the same: bind it to [::], or guestctl bridge add {port} {at}"
-            )
-        }
-        Cause::LoopbackOnly | Cause::LinkLocalOnly => "to make it public: bind it to [::]".into(),
-        Cause::PortNotRoutable => "listen on a port of network.routable_ports".into(),
-        Cause::OtherNetns => "publish the container's port on the VM".into(),
-        Cause::BridgeOff => format!(
-            "bind it to [::], or: guestctl bridge auto on, or: guestctl bridge add {port} IPV4:{port}"
-        ),
-        Cause::BridgeFailed => "bind it to [::]; see guestctl bridge list".into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,24 +153,14 @@ mod tests {
         Listener {
             port: at.port(),
             address: at.ip(),
-            family: if at.is_ipv4() {
-                Family::Ipv4
-            } else {
-                Family::Ipv6
-            },
+            family: if at.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 },
             v6only: false,
             scope: Scope::Wildcard,
             exposure,
             cause,
             hint: None,
             url: None,
-            process: Some(Process {
-                pid: 412,
-                name: name.into(),
-                command: name.into(),
-                uid: 0,
-                unit: None,
-            }),
+            process: Some(Process { pid: 412, name: name.into(), command: name.into(), uid: 0, unit: None }),
             netns: 4_026_531_840,
             inode: 1,
         }
@@ -226,23 +173,13 @@ mod tests {
 
     #[test]
     fn a_reader_sees_what_is_reached_and_what_to_do_for_the_rest() {
-        let mut web = listener(
-            "0.0.0.0:3000",
-            Exposure::Bridged,
-            Some(Cause::Ipv4OnlyWildcard),
-            "node",
-        );
+        let mut web = listener("0.0.0.0:3000", Exposure::Bridged, Some(Cause::Ipv4OnlyWildcard), "node");
         web.url = Some("https://vm-7.vm.vers.sh:3000".into());
         web.hint = Some("Node: listen(3000, \"::\")".into());
         let mut ssh = listener("[::]:22", Exposure::Direct, None, "sshd");
         ssh.process = None;
         let loopback = Some(Cause::LoopbackOnly);
-        let db = listener(
-            "127.0.0.1:5432",
-            Exposure::Unreachable,
-            loopback,
-            "postgres",
-        );
+        let db = listener("127.0.0.1:5432", Exposure::Unreachable, loopback, "postgres");
         let dns = listener("[::1]:53", Exposure::Unreachable, loopback, "unbound");
         insta::assert_snapshot!(show(vec![ssh, dns, web, db], false), @r#"
         PORT  ADDRESS    EXPOSURE     PROCESS         URL
@@ -252,24 +189,15 @@ mod tests {
         5432  127.0.0.1  unreachable  postgres (412)  -
 
         [::1]:53 is unreachable: loopback only, so its owner meant it to be private
-            to make it public: bind it to [::]
         0.0.0.0:3000 is bridged: an IPv4-only bind (every IPv4 address and no IPv6 one)
             Node: listen(3000, "::")
         127.0.0.1:5432 is unreachable: loopback only, so its owner meant it to be private
-            to make it public all the same: bind it to [::], or guestctl bridge add 5432 127.0.0.1:5432
         "#);
     }
 
     #[test]
     fn containers_are_counted_and_shown_only_when_asked_for() {
-        let inside = || {
-            listener(
-                "[::]:80",
-                Exposure::Unreachable,
-                Some(Cause::OtherNetns),
-                "nginx",
-            )
-        };
+        let inside = || listener("[::]:80", Exposure::Unreachable, Some(Cause::OtherNetns), "nginx");
         insta::assert_snapshot!(show(vec![inside(), inside()], false), @r"
         no TCP service listens in this VM
 
@@ -280,7 +208,6 @@ mod tests {
         80    [::]     unreachable  nginx (412)  -    4026531840
 
         [::]:80 is unreachable: it listens in another network namespace (a container)
-            publish the container's port on the VM
         ");
     }
 
@@ -298,12 +225,7 @@ mod tests {
 
     #[test]
     fn a_process_cannot_choose_what_the_terminal_does() {
-        let mut evil = listener(
-            "0.0.0.0:1",
-            Exposure::Bridged,
-            Some(Cause::Ipv4OnlyWildcard),
-            "\u{1b}[2Jx\n",
-        );
+        let mut evil = listener("0.0.0.0:1", Exposure::Bridged, Some(Cause::Ipv4OnlyWildcard), "\u{1b}[2Jx\n");
         evil.hint = Some("\u{9b}2J".into());
         let text = show(vec![evil], false);
         let controls = text.chars().filter(|c| c.is_control() && *c != '\n');
@@ -311,26 +233,11 @@ mod tests {
     }
 
     #[test]
-    fn every_cause_has_a_note() {
+    fn every_cause_is_explained() {
         use Cause::*;
-        for cause in [
-            BridgeOff,
-            BridgeFailed,
-            PortNotRoutable,
-            LinkLocalOnly,
-            Ipv4OnlyAddress,
-        ] {
-            let text = show(
-                vec![listener(
-                    "10.0.0.7:80",
-                    Exposure::Unreachable,
-                    Some(cause),
-                    "x",
-                )],
-                false,
-            );
+        for cause in [BridgeOff, BridgeFailed, PortNotRoutable, LinkLocalOnly, Ipv4OnlyAddress] {
+            let text = show(vec![listener("10.0.0.7:80", Exposure::Unreachable, Some(cause), "x")], false);
             assert!(text.contains("10.0.0.7:80 is unreachable: "), "{text}");
-            assert!(text.contains("[::]") || cause == PortNotRoutable, "{text}");
         }
     }
 }

@@ -71,10 +71,7 @@ impl Table {
     /// A table with titles over its columns; with none, it has no line of titles.
     pub(super) fn new(titles: &[&str]) -> Self {
         let titles = titles.iter().map(|title| Cell::toned(Tone::Title, title));
-        Self {
-            titles: titles.collect(),
-            rows: Vec::new(),
-        }
+        Self { titles: titles.collect(), rows: Vec::new() }
     }
 
     pub(super) fn row(&mut self, cells: impl Into<Vec<Cell>>) {
@@ -83,12 +80,7 @@ impl Table {
 
     /// The table as lines.
     pub(super) fn render(&self, palette: Palette) -> String {
-        let lines = || {
-            [&self.titles]
-                .into_iter()
-                .chain(&self.rows)
-                .filter(|line| !line.is_empty())
-        };
+        let lines = || [&self.titles].into_iter().chain(&self.rows).filter(|line| !line.is_empty());
         let mut widths = Vec::new();
         for line in lines() {
             widths.resize(widths.len().max(line.len()), 0);

@@ -86,10 +86,7 @@ mod tests {
     #[test]
     fn a_guest_cannot_drive_the_terminal() {
         assert_eq!(escape("node\u{1b}[2J\u{7}\r\n"), r"node\u{1b}[2J\u{7}\r\n");
-        assert_eq!(
-            escape("\u{9b}31m\u{202e}txt\u{7f}"),
-            r"\u{9b}31m\u{202e}txt\u{7f}"
-        );
+        assert_eq!(escape("\u{9b}31m\u{202e}txt\u{7f}"), r"\u{9b}31m\u{202e}txt\u{7f}");
         assert_eq!(escape_lines("a\tb\n\u{1b}c"), "a\tb\n\\u{1b}c");
     }
 
@@ -102,20 +99,8 @@ mod tests {
 
     #[test]
     fn sizes_are_short() {
-        let shown: Vec<String> = [0, 1023, 1024, 1_572_864, 1_073_741_823, u64::MAX]
-            .map(bytes)
-            .into();
-        assert_eq!(
-            shown,
-            [
-                "0 B",
-                "1023 B",
-                "1.0 KiB",
-                "1.5 MiB",
-                "1.0 GiB",
-                "16777216.0 TiB"
-            ]
-        );
+        let shown: Vec<String> = [0, 1023, 1024, 1_572_864, 1_073_741_823, u64::MAX].map(bytes).into();
+        assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 MiB", "1.0 GiB", "16777216.0 TiB"]);
     }
 
     proptest! {

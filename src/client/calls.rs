@@ -24,10 +24,7 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self {
-            connect: limits::CLIENT_CONNECT_TIME,
-            answer: limits::CLIENT_ANSWER_TIME,
-        }
+        Self { connect: limits::CLIENT_CONNECT_TIME, answer: limits::CLIENT_ANSWER_TIME }
     }
 }
 
@@ -44,11 +41,7 @@ impl Client {
     /// A client with no token and the usual time-outs.
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
-        Self {
-            endpoint,
-            token: None,
-            timeouts: Timeouts::default(),
-        }
+        Self { endpoint, token: None, timeouts: Timeouts::default() }
     }
 
     /// Sends a bearer token with every request.
@@ -146,9 +139,7 @@ impl Client {
     fn exec_patience(&self, request: &ExecRequest) -> Option<Duration> {
         let command = Duration::from_secs(request.timeout_secs.filter(|secs| *secs > 0)?);
         let ending = limits::EXEC_KILL_GRACE + limits::EXEC_DRAIN_TIME;
-        command
-            .checked_add(ending)?
-            .checked_add(self.timeouts.answer)
+        command.checked_add(ending)?.checked_add(self.timeouts.answer)
     }
 
     async fn ask(&self, call: Call) -> Result<Reply, ClientError> {
@@ -162,11 +153,7 @@ impl Client {
     }
 
     async fn succeed(&self, call: Call, reply: Reply) -> Result<Reply, ClientError> {
-        if reply.status == StatusCode::OK {
-            Ok(reply)
-        } else {
-            Err(self.failure(call, reply).await)
-        }
+        if reply.status == StatusCode::OK { Ok(reply) } else { Err(self.failure(call, reply).await) }
     }
 
     async fn parsed<T: DeserializeOwned>(

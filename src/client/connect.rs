@@ -21,16 +21,8 @@ pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// Connects. The connection, and for a hybrid socket the `OK`, must each come `within` this time.
-pub(super) async fn connect(
-    endpoint: &Endpoint,
-    within: Duration,
-) -> Result<Box<dyn Duplex>, ClientError> {
-    dial(endpoint, within)
-        .await
-        .map_err(|why| ClientError::Unreachable {
-            endpoint: endpoint.clone(),
-            why,
-        })
+pub(super) async fn connect(endpoint: &Endpoint, within: Duration) -> Result<Box<dyn Duplex>, ClientError> {
+    dial(endpoint, within).await.map_err(|why| ClientError::Unreachable { endpoint: endpoint.clone(), why })
 }
 
 async fn dial(endpoint: &Endpoint, within: Duration) -> Result<Box<dyn Duplex>, ConnectFailure> {
@@ -42,10 +34,7 @@ async fn dial(endpoint: &Endpoint, within: Duration) -> Result<Box<dyn Duplex>, 
         }
         Endpoint::Firecracker { path, port } => {
             let mut stream = open(within, UnixStream::connect(path)).await?;
-            let no_ok = |_| ConnectFailure::NoOk {
-                port: *port,
-                after: within,
-            };
+            let no_ok = |_| ConnectFailure::NoOk { port: *port, after: within };
             let shaken = timeout(within, shake_hands(&mut stream, *port)).await;
             shaken.map_err(no_ok)??;
             Box::new(stream)
@@ -53,10 +42,7 @@ async fn dial(endpoint: &Endpoint, within: Duration) -> Result<Box<dyn Duplex>, 
     })
 }
 
-async fn open<T>(
-    within: Duration,
-    connecting: impl Future<Output = io::Result<T>>,
-) -> Result<T, ConnectFailure> {
+async fn open<T>(within: Duration, connecting: impl Future<Output = io::Result<T>>) -> Result<T, ConnectFailure> {
     timeout(within, connecting)
         .await
         .map_err(|_| ConnectFailure::TimedOut { after: within })?
@@ -65,9 +51,9 @@ async fn open<T>(
 
 async fn shake_hands(stream: &mut UnixStream, port: u32) -> Result<(), ConnectFailure> {
     let closed = |error: io::Error| match error.kind() {
-        io::ErrorKind::BrokenPipe
-        | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::UnexpectedEof => ConnectFailure::NobodyListens { port },
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => {
+            ConnectFailure::NobodyListens { port }
+        }
         _ => ConnectFailure::Io(error),
     };
     let request = format!("CONNECT {port}\n");

@@ -65,9 +65,7 @@ pub enum EndpointError {
     #[error("the path of endpoint `{}` holds a NUL byte, which no path can: leave it out", .0.escape_default())]
     NulInPath(String),
     /// The context id is no number that a VM can have.
-    #[error(
-        "`{cid}` in endpoint `{text}` is no vsock CID: give the VM's, a number from 0 to 4294967294"
-    )]
+    #[error("`{cid}` in endpoint `{text}` is no vsock CID: give the VM's, a number from 0 to 4294967294")]
     Cid {
         /// The endpoint.
         text: String,
@@ -75,9 +73,7 @@ pub enum EndpointError {
         cid: String,
     },
     /// The port is no number that can be connected to.
-    #[error(
-        "`{port}` in endpoint `{text}` is no vsock port: give a number from 0 to 4294967294, or none for 1024"
-    )]
+    #[error("`{port}` in endpoint `{text}` is no vsock port: give a number from 0 to 4294967294, or none for 1024")]
     Port {
         /// The endpoint.
         text: String,
@@ -92,22 +88,14 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, EndpointError> {
         let scheme = || EndpointError::Scheme(text.to_owned());
         match text.split_once(':').ok_or_else(scheme)? {
-            ("unix", path) => Ok(Self::Unix {
-                path: socket_path(text, path)?,
-            }),
+            ("unix", path) => Ok(Self::Unix { path: socket_path(text, path)? }),
             ("vsock", rest) => {
                 let (cid, port) = match rest.split_once(':') {
                     Some((cid, port)) => (cid, port_number(text, port)?),
                     None => (rest, DEFAULT_PORT),
                 };
-                let bad_cid = || EndpointError::Cid {
-                    text: text.to_owned(),
-                    cid: cid.to_owned(),
-                };
-                Ok(Self::Vsock {
-                    cid: number(cid).ok_or_else(bad_cid)?,
-                    port,
-                })
+                let bad_cid = || EndpointError::Cid { text: text.to_owned(), cid: cid.to_owned() };
+                Ok(Self::Vsock { cid: number(cid).ok_or_else(bad_cid)?, port })
             }
             ("fc", rest) => {
                 // A path may hold colons; only a last part of digits, or an empty one, is meant as a port.
@@ -117,10 +105,7 @@ impl FromStr for Endpoint {
                     }
                     _ => (rest, DEFAULT_PORT),
                 };
-                Ok(Self::Firecracker {
-                    path: socket_path(text, path)?,
-                    port,
-                })
+                Ok(Self::Firecracker { path: socket_path(text, path)?, port })
             }
             _ => Err(scheme()),
         }
@@ -135,19 +120,13 @@ fn socket_path(text: &str, path: &str) -> Result<PathBuf, EndpointError> {
         return Err(EndpointError::NulInPath(text.to_owned()));
     }
     if path.len() > SOCKET_PATH_BYTES {
-        return Err(EndpointError::LongPath {
-            text: text.to_owned(),
-            bytes: path.len(),
-        });
+        return Err(EndpointError::LongPath { text: text.to_owned(), bytes: path.len() });
     }
     Ok(PathBuf::from(path))
 }
 
 fn port_number(text: &str, port: &str) -> Result<u32, EndpointError> {
-    number(port).ok_or_else(|| EndpointError::Port {
-        text: text.to_owned(),
-        port: port.to_owned(),
-    })
+    number(port).ok_or_else(|| EndpointError::Port { text: text.to_owned(), port: port.to_owned() })
 }
 
 /// Digits only: `u32::from_str` would take a sign, too.
@@ -183,37 +162,21 @@ mod tests {
 
     #[test]
     fn every_form_parses_and_has_a_default_port() {
-        let unix = Endpoint::Unix {
-            path: "/run/guestd.sock".into(),
-        };
+        let unix = Endpoint::Unix { path: "/run/guestd.sock".into() };
         assert_eq!(parse("unix:/run/guestd.sock"), unix);
-        assert_eq!(
-            parse("vsock:42"),
-            Endpoint::Vsock {
-                cid: 42,
-                port: 1024
-            }
-        );
+        assert_eq!(parse("vsock:42"), Endpoint::Vsock { cid: 42, port: 1024 });
         assert_eq!(parse("vsock:42:7"), Endpoint::Vsock { cid: 42, port: 7 });
-        let fc = |port| Endpoint::Firecracker {
-            path: "v.sock".into(),
-            port,
-        };
+        let fc = |port| Endpoint::Firecracker { path: "v.sock".into(), port };
         assert_eq!(parse("fc:v.sock"), fc(1024));
         assert_eq!(parse("fc:v.sock:52"), fc(52));
     }
 
     #[test]
     fn a_colon_in_a_path_is_no_port() {
-        let fc = |path: &str, port| Endpoint::Firecracker {
-            path: path.into(),
-            port,
-        };
+        let fc = |path: &str, port| Endpoint::Firecracker { path: path.into(), port };
         assert_eq!(parse("fc:/vm:7/v.sock"), fc("/vm:7/v.sock", 1024));
         assert_eq!(parse("fc:/vm:7:1024"), fc("/vm:7", 1024));
-        let unix = Endpoint::Unix {
-            path: "/a:1".into(),
-        };
+        let unix = Endpoint::Unix { path: "/a:1".into() };
         assert_eq!(parse("unix:/a:1"), unix);
     }
 

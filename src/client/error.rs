@@ -143,38 +143,18 @@ impl ClientError {
                 "{call} was not sent: its body has {bytes} bytes and guestd takes at most {}",
                 limits::REQUEST_BODY_BYTES
             ),
-            Self::Timeout {
-                endpoint,
-                call,
-                after,
-            } => format!("no answer to {call} from {endpoint} within {after:?}"),
-            Self::Disconnected {
-                endpoint,
-                call,
-                source,
-            } => {
+            Self::Timeout { endpoint, call, after } => format!("no answer to {call} from {endpoint} within {after:?}"),
+            Self::Disconnected { endpoint, call, source } => {
                 format!("the connection to {endpoint} ended before the answer to {call}: {source}")
             }
-            Self::Api {
-                endpoint,
-                call,
-                status,
-                body,
-            } => format!("{call} on {endpoint} was answered {status}: {}", body.error),
-            Self::Protocol {
-                endpoint,
-                call,
-                why,
-            } => format!("the answer to {call} from {endpoint} is not guestd's: {why}"),
-            Self::StreamCutOff {
-                endpoint,
-                exec_id,
-                cursor,
-                why,
-            } => {
-                let exec = exec_id.as_deref().map_or(Cow::Borrowed("an exec"), |id| {
-                    Cow::Owned(format!("exec {id}"))
-                });
+            Self::Api { endpoint, call, status, body } => {
+                format!("{call} on {endpoint} was answered {status}: {}", body.error)
+            }
+            Self::Protocol { endpoint, call, why } => {
+                format!("the answer to {call} from {endpoint} is not guestd's: {why}")
+            }
+            Self::StreamCutOff { endpoint, exec_id, cursor, why } => {
+                let exec = exec_id.as_deref().map_or(Cow::Borrowed("an exec"), |id| Cow::Owned(format!("exec {id}")));
                 format!(
                     "the output of {exec} on {endpoint} was cut off after {cursor} bytes, before its exit was known: {why}"
                 )
@@ -188,20 +168,13 @@ impl ClientError {
         match self {
             Self::Unreachable { endpoint, why } => why.advice(endpoint),
             Self::RequestTooLarge { .. } => "give it less standard input or a shorter command line".into(),
-            Self::Timeout { .. } => {
-                "the VM may be paused or overloaded: look at its console, then try again".into()
-            }
-            Self::Disconnected {
-                endpoint: Endpoint::Unix { path },
-                ..
-            } => format!(
-                "try again; if this is a Firecracker vsock socket, the endpoint is fc:{}",
-                path.display()
-            )
-            .into(),
-            Self::Disconnected { .. } => {
-                "guestd or the VM was stopped or restored meanwhile: see `guestctl health`, then try again"
+            Self::Timeout { .. } => "the VM may be paused or overloaded: look at its console, then try again".into(),
+            Self::Disconnected { endpoint: Endpoint::Unix { path }, .. } => {
+                format!("try again; if this is a Firecracker vsock socket, the endpoint is fc:{}", path.display())
                     .into()
+            }
+            Self::Disconnected { .. } => {
+                "guestd or the VM was stopped or restored meanwhile: see `guestctl health`, then try again".into()
             }
             Self::Api { body, .. } => advice_for(body.code).into(),
             Self::Protocol { .. } => {
@@ -291,26 +264,18 @@ fn io_advice(kind: io::ErrorKind, endpoint: &Endpoint) -> &'static str {
     use io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied, WouldBlock};
     match (endpoint, kind) {
         (_, WouldBlock) => "too many connections wait to be accepted: try again later",
-        (Endpoint::Unix { .. }, PermissionDenied) => {
-            "guestd's socket is for root alone: run this as root"
-        }
+        (Endpoint::Unix { .. }, PermissionDenied) => "guestd's socket is for root alone: run this as root",
         (Endpoint::Unix { .. }, NotFound | ConnectionRefused) => {
             "in the VM, see `systemctl status guestd`; from the host, name the VM with --vm or GUESTD_VM"
         }
         (Endpoint::Unix { .. }, _) => "check the path of the endpoint",
-        (Endpoint::Firecracker { .. }, PermissionDenied) => {
-            "run this as root or as the user that runs the VM"
-        }
+        (Endpoint::Firecracker { .. }, PermissionDenied) => "run this as root or as the user that runs the VM",
         (Endpoint::Firecracker { .. }, NotFound) => {
             "check that it is the uds_path of the VM's vsock device, and that the VM was started"
         }
-        (Endpoint::Firecracker { .. }, ConnectionRefused) => {
-            "the VM that owned this socket has ended: start it again"
-        }
+        (Endpoint::Firecracker { .. }, ConnectionRefused) => "the VM that owned this socket has ended: start it again",
         (Endpoint::Firecracker { .. }, _) => "check the path of the endpoint",
-        (Endpoint::Vsock { .. }, PermissionDenied) => {
-            "run this as root, or give this user access to vsock"
-        }
+        (Endpoint::Vsock { .. }, PermissionDenied) => "run this as root, or give this user access to vsock",
         (Endpoint::Vsock { .. }, _) => {
             "check the CID, that the VM runs and that this host has vsock (for Firecracker the endpoint is fc:UDS_PATH)"
         }
@@ -321,19 +286,12 @@ fn io_advice(kind: io::ErrorKind, endpoint: &Endpoint) -> &'static str {
 #[must_use]
 pub fn advice_for(code: ErrorCode) -> &'static str {
     match code {
-        ErrorCode::BadRequest
-        | ErrorCode::InvalidField
-        | ErrorCode::MethodNotAllowed
-        | ErrorCode::NotFound => {
+        ErrorCode::BadRequest | ErrorCode::InvalidField | ErrorCode::MethodNotAllowed | ErrorCode::NotFound => {
             "guestd in the VM and this client may be of different versions: compare them with `guestctl info`"
         }
         ErrorCode::Unauthorized => "give the VM's token (guestctl: --token-file FILE)",
-        ErrorCode::PeerForbidden => {
-            "call from the host over vsock, or in the VM as root over /run/guestd.sock"
-        }
-        ErrorCode::RequestTimeout | ErrorCode::LimitReached | ErrorCode::Unavailable => {
-            "try again later"
-        }
+        ErrorCode::PeerForbidden => "call from the host over vsock, or in the VM as root over /run/guestd.sock",
+        ErrorCode::RequestTimeout | ErrorCode::LimitReached | ErrorCode::Unavailable => "try again later",
         ErrorCode::Conflict => "use another id, or none",
         ErrorCode::PayloadTooLarge => "send less at once",
         ErrorCode::EmptyCommand => "give a program and its arguments",
@@ -344,9 +302,7 @@ pub fn advice_for(code: ErrorCode) -> &'static str {
             "check in the VM that it is a file with an execute permission; a script needs a #! line"
         }
         ErrorCode::NulByte => "leave out the NUL byte; bytes can be passed as standard input",
-        ErrorCode::BadEnv => {
-            "variables are KEY=VALUE with a shell identifier as key, of at most 256 and 8192 bytes"
-        }
+        ErrorCode::BadEnv => "variables are KEY=VALUE with a shell identifier as key, of at most 256 and 8192 bytes",
         ErrorCode::BadWorkingDir => "give a directory that exists in the VM",
         ErrorCode::UserNotFound => "give a user of the VM's /etc/passwd, by name or number",
         ErrorCode::Internal => "see guestd's log in the VM: journalctl -u guestd",
@@ -359,10 +315,7 @@ mod tests {
     use super::*;
 
     fn fc() -> Endpoint {
-        Endpoint::Firecracker {
-            path: "/vm/v.sock".into(),
-            port: 1024,
-        }
+        Endpoint::Firecracker { path: "/vm/v.sock".into(), port: 1024 }
     }
 
     fn unreachable(endpoint: Endpoint, why: ConnectFailure) -> ClientError {
@@ -385,9 +338,7 @@ mod tests {
     #[test]
     fn a_socket_that_is_not_there_is_explained_by_its_kind() {
         let missing = || ConnectFailure::Io(io::ErrorKind::NotFound.into());
-        let unix = Endpoint::Unix {
-            path: "/run/guestd.sock".into(),
-        };
+        let unix = Endpoint::Unix { path: "/run/guestd.sock".into() };
         insta::assert_snapshot!(unreachable(unix, missing()).advice(), @"in the VM, see `systemctl status guestd`; from the host, name the VM with --vm or GUESTD_VM");
         insta::assert_snapshot!(unreachable(fc(), missing()).advice(), @"check that it is the uds_path of the VM's vsock device, and that the VM was started");
     }

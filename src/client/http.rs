@@ -55,12 +55,7 @@ impl Connection {
 
 impl Client {
     /// Connects and asks. The answer's head must come within `patience`.
-    pub(super) async fn send(
-        &self,
-        call: Call,
-        body: Bytes,
-        patience: Option<Duration>,
-    ) -> Result<Reply, ClientError> {
+    pub(super) async fn send(&self, call: Call, body: Bytes, patience: Option<Duration>) -> Result<Reply, ClientError> {
         let request = self.request(call, body)?;
         let stream = connect(self.endpoint(), self.timeouts().connect).await?;
         let exchange = async {
@@ -68,15 +63,9 @@ impl Client {
             let response = connection.sender.send_request(request).await?;
             Ok((response, connection))
         };
-        let (response, connection) = self
-            .within(call, patience, exchange)
-            .await?
-            .map_err(|error| self.broken(call, error))?;
-        Ok(Reply {
-            status: response.status(),
-            body: response.into_body(),
-            connection,
-        })
+        let (response, connection) =
+            self.within(call, patience, exchange).await?.map_err(|error| self.broken(call, error))?;
+        Ok(Reply { status: response.status(), body: response.into_body(), connection })
     }
 
     /// The whole body of a reply, at most `limit` bytes, within `patience`.
@@ -112,23 +101,14 @@ impl Client {
     /// What the body of a reply that is no success means.
     pub(super) fn refusal(&self, call: Call, status: StatusCode, body: &[u8]) -> ClientError {
         match serde_json::from_slice::<ErrorBody>(body) {
-            Ok(body) => ClientError::Api {
-                endpoint: self.endpoint().clone(),
-                call,
-                status: status.as_u16(),
-                body,
-            },
+            Ok(body) => ClientError::Api { endpoint: self.endpoint().clone(), call, status: status.as_u16(), body },
             Err(_) => self.foreign(call, format!("status {status} with {}", excerpt(body))),
         }
     }
 
     /// An answer that is not guestd's.
     pub(super) fn foreign(&self, call: Call, why: String) -> ClientError {
-        ClientError::Protocol {
-            endpoint: self.endpoint().clone(),
-            call,
-            why,
-        }
+        ClientError::Protocol { endpoint: self.endpoint().clone(), call, why }
     }
 
     fn request(&self, call: Call, body: Bytes) -> Result<Request<Full<Bytes>>, ClientError> {
@@ -160,13 +140,7 @@ impl Client {
         let Some(after) = patience else {
             return Ok(work.await);
         };
-        timeout(after, work)
-            .await
-            .map_err(|_| ClientError::Timeout {
-                endpoint: self.endpoint().clone(),
-                call,
-                after,
-            })
+        timeout(after, work).await.map_err(|_| ClientError::Timeout { endpoint: self.endpoint().clone(), call, after })
     }
 
     fn broken(&self, call: Call, error: hyper::Error) -> ClientError {
@@ -176,16 +150,8 @@ impl Client {
         self.disconnected(call, Box::new(error))
     }
 
-    fn disconnected(
-        &self,
-        call: Call,
-        source: Box<dyn std::error::Error + Send + Sync>,
-    ) -> ClientError {
-        ClientError::Disconnected {
-            endpoint: self.endpoint().clone(),
-            call,
-            source,
-        }
+    fn disconnected(&self, call: Call, source: Box<dyn std::error::Error + Send + Sync>) -> ClientError {
+        ClientError::Disconnected { endpoint: self.endpoint().clone(), call, source }
     }
 }
 

@@ -17,11 +17,7 @@ pub(super) struct LineTooLong;
 
 impl Lines {
     pub(super) fn new(limit: usize) -> Self {
-        Self {
-            buffer: BytesMut::new(),
-            searched: 0,
-            limit,
-        }
+        Self { buffer: BytesMut::new(), searched: 0, limit }
     }
 
     /// Adds a packet. At most one line and one packet are held, as long as the caller asks for all lines before the next packet.
@@ -35,11 +31,7 @@ impl Lines {
             let unsearched = self.buffer.iter().skip(self.searched);
             let Some(at) = unsearched.into_iter().position(|byte| *byte == b'\n') else {
                 self.searched = self.buffer.len();
-                return if self.searched > self.limit {
-                    Err(LineTooLong)
-                } else {
-                    Ok(None)
-                };
+                return if self.searched > self.limit { Err(LineTooLong) } else { Ok(None) };
             };
             let line = self.buffer.split_to(self.searched + at).freeze();
             self.buffer.advance(1);

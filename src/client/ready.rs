@@ -34,10 +34,7 @@ impl Client {
 /// Time-outs of one try: a try must end soon, so that one that was lost in a boot does not hold up the next.
 fn probe(usual: Timeouts, left: Duration) -> Timeouts {
     let longest = limits::CLIENT_PROBE_TIME.min(left.max(limits::CLIENT_PROBE_PAUSE));
-    Timeouts {
-        connect: usual.connect.min(longest),
-        answer: usual.answer.min(longest),
-    }
+    Timeouts { connect: usual.connect.min(longest), answer: usual.answer.min(longest) }
 }
 
 #[cfg(test)]

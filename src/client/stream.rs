@@ -35,12 +35,7 @@ pub struct ExecStream {
 }
 
 impl ExecStream {
-    pub(super) fn new(
-        client: &Client,
-        call: Call,
-        reply: Reply,
-        patience: Option<Duration>,
-    ) -> Self {
+    pub(super) fn new(client: &Client, call: Call, reply: Reply, patience: Option<Duration>) -> Self {
         Self {
             endpoint: client.endpoint().clone(),
             call,
@@ -67,9 +62,7 @@ impl ExecStream {
         }
         let frame = self.read_frame().await;
         match &frame {
-            Ok(StreamFrame::Chunk {
-                cursor, exec_id, ..
-            }) => {
+            Ok(StreamFrame::Chunk { cursor, exec_id, .. }) => {
                 self.cursor = *cursor;
                 if self.exec_id.is_none() {
                     self.exec_id = Some(exec_id.clone());
@@ -83,10 +76,7 @@ impl ExecStream {
     async fn read_frame(&mut self) -> Result<StreamFrame, ClientError> {
         loop {
             let line = self.lines.next().map_err(|_| {
-                self.foreign(format!(
-                    "a line of it is longer than {} bytes",
-                    limits::CLIENT_LINE_BYTES
-                ))
+                self.foreign(format!("a line of it is longer than {} bytes", limits::CLIENT_LINE_BYTES))
             })?;
             if let Some(line) = line {
                 return serde_json::from_slice(&line)
@@ -144,11 +134,7 @@ impl ExecStream {
     }
 
     fn foreign(&self, why: String) -> ClientError {
-        ClientError::Protocol {
-            endpoint: self.endpoint.clone(),
-            call: self.call,
-            why,
-        }
+        ClientError::Protocol { endpoint: self.endpoint.clone(), call: self.call, why }
     }
 }
 

@@ -35,9 +35,7 @@ pub enum TokenError {
     )]
     TooLong,
     /// It holds characters that a header cannot carry.
-    #[error(
-        "the token holds blanks or characters that no HTTP header can carry: check that the file is the right one"
-    )]
+    #[error("the token holds blanks or characters that no HTTP header can carry: check that the file is the right one")]
     BadCharacter,
 }
 
@@ -54,8 +52,7 @@ impl Token {
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(TokenError::BadCharacter);
         }
-        let mut value = HeaderValue::try_from(format!("Bearer {text}"))
-            .map_err(|_| TokenError::BadCharacter)?;
+        let mut value = HeaderValue::try_from(format!("Bearer {text}")).map_err(|_| TokenError::BadCharacter)?;
         value.set_sensitive(true);
         Ok(Self(value))
     }
@@ -69,10 +66,7 @@ impl Token {
             File::open(path)?.take(limit).read_to_end(&mut bytes)?;
             Ok(bytes)
         };
-        let bytes = read().map_err(|source| TokenError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let bytes = read().map_err(|source| TokenError::Read { path: path.to_owned(), source })?;
         Self::new(&String::from_utf8(bytes).map_err(|_| TokenError::BadCharacter)?)
     }
 
@@ -101,20 +95,14 @@ mod tests {
     #[test]
     fn a_token_is_never_shown() {
         let token = Token::new("s3cret").unwrap();
-        assert_eq!(
-            format!("{token:?} {:?}", token.header()),
-            "Token(…) Sensitive"
-        );
+        assert_eq!(format!("{token:?} {:?}", token.header()), "Token(…) Sensitive");
     }
 
     #[test]
     fn what_no_header_can_carry_is_refused() {
         assert!(matches!(Token::new(" \n"), Err(TokenError::Empty)));
         assert!(matches!(Token::new("a b"), Err(TokenError::BadCharacter)));
-        assert!(matches!(
-            Token::new("a\r\nX: y"),
-            Err(TokenError::BadCharacter)
-        ));
+        assert!(matches!(Token::new("a\r\nX: y"), Err(TokenError::BadCharacter)));
         let long = "x".repeat(limits::TOKEN_BYTES + 1);
         assert!(matches!(Token::new(&long), Err(TokenError::TooLong)));
     }
@@ -128,9 +116,6 @@ mod tests {
     #[test]
     fn an_endless_token_file_is_not_read_to_its_end() {
         let error = Token::from_file(Path::new("/dev/zero")).unwrap_err();
-        assert!(matches!(
-            error,
-            TokenError::TooLong | TokenError::BadCharacter
-        ));
+        assert!(matches!(error, TokenError::TooLong | TokenError::BadCharacter));
     }
 }
