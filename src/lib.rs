@@ -6,6 +6,10 @@
 pub mod api;
 #[cfg(feature = "agent")]
 pub mod bridge;
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "client")]
+pub mod client;
 pub mod limits;
 
 #[cfg(feature = "agent")]

@@ -98,3 +98,28 @@ pub const INSTALL_MANIFEST_BYTES: u64 = 64 * 1024;
 
 /// A configuration file of the image that `guestd install` reads to see whether it includes guestd's part, in bytes.
 pub const INSTALL_FOREIGN_FILE_BYTES: u64 = 1024 * 1024;
+
+/// Standard input that `exec` carries in its request, in bytes; in base64 and with an argv it fits the request's body.
+pub const EXEC_STDIN_BYTES: usize = 2 * 1024 * 1024;
+
+/// From the start of a connection to its being ready for a request, a hybrid socket's `OK` included. A VM under
+/// emulation needs tens of milliseconds, Firecracker itself gives up after 2 s.
+pub const CLIENT_CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// From a request to its answer, for what does not wait for a command. A VM under emulation, busy with its boot, takes seconds.
+pub const CLIENT_ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// One try of a client that waits for a VM to be ready: a try that was lost in a boot must not hold up the next.
+pub const CLIENT_PROBE_TIME: Duration = Duration::from_secs(5);
+
+/// Pause between two such tries.
+pub const CLIENT_PROBE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Answer of a hybrid vsock socket to `CONNECT`, in bytes. `OK 4294967295` has 13.
+pub const HYBRID_ANSWER_BYTES: usize = 64;
+
+/// Bearer token, in bytes: a signed token fits, and it leaves room in the request's headers.
+pub const TOKEN_BYTES: usize = 8 * 1024;
+
+/// Body of an answer that is no success, in bytes: a sentence and a code.
+pub const CLIENT_ERROR_BODY_BYTES: usize = 64 * 1024;
