@@ -1,0 +1,73 @@
+//! The agent as a service: what it holds, how it ends, how it comes back.
+
+use std::io::{BufRead, BufReader, Read};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::harness::{Net, Vm, VmSpec, until};
+
+/// Resident memory of the agent, in KiB.
+pub(crate) fn agent_resident_kib(vm: &Vm<'_>) -> Result<u64> {
+    let pid = main_pid(vm)?;
+    let status = vm.sh(&format!("cat /proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    kib.with_context(|| format!("no VmRSS in /proc/{pid}/status:\n{status}"))
+}
+
+fn main_pid(vm: &Vm<'_>) -> Result<u32> {
+    let pid = vm.sh("systemctl show --property=MainPID --value guestd.service")?;
+    pid.parse()
+        .with_context(|| format!("systemd says that the agent's process is {pid:?}"))
+}
+
+#[test]
+fn a_restart_of_the_agent_completes_the_response_that_runs_and_the_agent_is_back() -> Result<()> {
+    let net = Net::new()?;
+    let vm = Vm::boot(&net, VmSpec::default())?;
+    vm.wait_ready()?;
+    vm.wait_listener("sshd listens", |listener| listener.port == 22)?;
+    let ssh = vm.ssh();
+    let before = main_pid(&vm)?;
+
+    // The command runs until we let it end, by SSH: an agent that ends takes no new execs.
+    vm.sh("mkfifo /run/drain.fifo")?;
+    let script = "echo begun; read word </run/drain.fifo; echo $word";
+    let mut running = vm.ctl_start(["exec", "--", "sh", "-c", script])?;
+    let mut stdout = BufReader::new(
+        running
+            .child
+            .stdout
+            .take()
+            .context("its standard output is not a pipe")?,
+    );
+    let mut out = String::new();
+    stdout.read_line(&mut out)?;
+    ensure!(out == "begun\n", "the command began with {out:?}");
+
+    ssh.run("systemctl restart --no-block guestd.service")?
+        .ok()?;
+    until("systemd stops the agent", Duration::from_secs(10), || {
+        let state = ssh
+            .run("systemctl show --property=ActiveState --value guestd.service")?
+            .ok()?
+            .out();
+        Ok((state == "deactivating").then_some(()))
+    })?;
+    ssh.run("echo ended >/run/drain.fifo")?.ok()?;
+    stdout.read_to_string(&mut out)?;
+    let ran = running.end()?.ok()?;
+    ensure!(
+        out == "begun\nended\n",
+        "the response was cut: {out:?}\n{ran}"
+    );
+
+    vm.wait_ready()?;
+    let after = main_pid(&vm)?;
+    ensure!(
+        after != before,
+        "the agent is still process {before}: it was not restarted"
+    );
+    vm.passed()
+}
