@@ -39,4 +39,3 @@ fn a_golden_image_boots_and_is_reached_and_the_agent_stays_small() -> Result<()>
     );
     stage.vm.passed()
 }
-mod zz_scratch;

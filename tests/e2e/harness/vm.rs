@@ -102,6 +102,8 @@ impl<'net> Vm<'net> {
             vhost: spec.vsock.then_some(vhost),
             kvm: !self.emulated,
         };
+        // QEMU makes it too, but later than somebody may look.
+        self.log("console.log")?;
         let tmpdir = format!("TMPDIR={}", self.dir.display());
         let argv = ["env".to_owned(), tmpdir].into_iter().chain(machine.argv());
         self.qemu = Some(self.net.invocation(argv).keep(&self.log("qemu.log")?)?);
