@@ -4,4 +4,15 @@
 //! `server` tells the outside. `api` and `limits` depend on nothing, `client` on those two alone. `tests/arrows.rs` holds this.
 
 pub mod api;
+#[cfg(feature = "agent")]
+pub mod bridge;
 pub mod limits;
+
+#[cfg(feature = "agent")]
+pub mod config;
+#[cfg(feature = "agent")]
+pub mod facts;
+#[cfg(feature = "agent")]
+pub mod listeners;
+#[cfg(feature = "agent")]
+pub mod sys;

@@ -1,0 +1,7 @@
+//! System calls and nothing else: no policy, no state of its own. All `unsafe` code of guestd is below this module.
+
+mod netlink;
+pub mod rtnl;
+pub mod sock_diag;
+pub mod socket_owners;
+pub mod tcp;
