@@ -46,16 +46,7 @@ fn without_cgroup2_the_agent_runs_commands_and_says_what_is_missing() -> Result<
     vm.ctl(["health"])?.exits(1)?;
     commands_run(&vm)?;
     // A whole tree ends at the time-out, even where no cgroup holds it together.
-    vm.ctl([
-        "exec",
-        "--timeout",
-        "1",
-        "--",
-        "sh",
-        "-c",
-        "sleep 600 & wait",
-    ])?
-    .exits(124)?;
+    vm.ctl(["exec", "--timeout", "1", "--", "sh", "-c", "sleep 600 & wait"])?.exits(124)?;
     let left = vm.sh("pgrep -x sleep -a || true")?;
     ensure!(left.is_empty(), "left running after the time-out: {left}");
     vm.passed()
@@ -63,26 +54,17 @@ fn without_cgroup2_the_agent_runs_commands_and_says_what_is_missing() -> Result<
 
 fn commands_run(vm: &Vm<'_>) -> Result<()> {
     let uname = vm.exec(["uname", "-a"])?;
-    ensure!(
-        uname.out().starts_with("Linux "),
-        "this is not uname's answer:\n{uname}"
-    );
+    ensure!(uname.out().starts_with("Linux "), "this is not uname's answer:\n{uname}");
     vm.ctl(["exec", "--", "sh", "-c", "exit 7"])?.exits(7)?;
     Ok(())
 }
 
 /// The VM as a whole is degraded, and the check of this name says why in a sentence.
 fn degraded<'h>(health: &'h Health, name: &str) -> Result<&'h Check> {
-    ensure!(
-        health.status == Status::Degraded,
-        "not degraded: {health:#?}"
-    );
+    ensure!(health.status == Status::Degraded, "not degraded: {health:#?}");
     let check = health.checks.iter().find(|check| check.name == name);
     let check = check.with_context(|| format!("no check {name}: {health:#?}"))?;
-    ensure!(
-        check.state == CheckState::Degraded,
-        "{name} is not degraded: {health:#?}"
-    );
+    ensure!(check.state == CheckState::Degraded, "{name} is not degraded: {health:#?}");
     ensure!(check.message.len() > 10, "{name} says nothing: {health:#?}");
     Ok(check)
 }
@@ -91,9 +73,7 @@ fn degraded<'h>(health: &'h Health, name: &str) -> Result<&'h Check> {
 fn only_degraded(health: &Health, name: &str) -> Result<()> {
     degraded(health, name)?;
     let others = health.checks.iter().filter(|check| check.name != name);
-    let others: Vec<_> = others
-        .filter(|check| check.state == CheckState::Degraded)
-        .collect();
+    let others: Vec<_> = others.filter(|check| check.state == CheckState::Degraded).collect();
     ensure!(others.is_empty(), "besides {name} degraded: {others:#?}");
     Ok(())
 }

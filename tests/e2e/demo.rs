@@ -16,10 +16,7 @@ fn main() -> ExitCode {
     let begun = Instant::now();
     match demo(begun) {
         Ok(()) => {
-            println!(
-                "\nAll of it is true, in {:.0} s.",
-                begun.elapsed().as_secs_f64()
-            );
+            println!("\nAll of it is true, in {:.0} s.", begun.elapsed().as_secs_f64());
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -32,23 +29,13 @@ fn main() -> ExitCode {
 fn demo(begun: Instant) -> Result<()> {
     let net = Net::new()?;
     let stage = Stage::set(&net)?;
-    let accelerator = if stage.vm.emulated {
-        "emulated: this CPU has no virtualisation"
-    } else {
-        "KVM"
-    };
-    println!(
-        "guestd demo: a golden image as {}, in QEMU ({accelerator})",
-        stage.vm.name()
-    );
+    let accelerator = if stage.vm.emulated { "emulated: this CPU has no virtualisation" } else { "KVM" };
+    println!("guestd demo: a golden image as {}, in QEMU ({accelerator})", stage.vm.name());
     for (n, claim) in CLAIMS.iter().enumerate() {
         println!("\n[{}/{}] {}", n + 1, CLAIMS.len(), claim.is);
         let started = Instant::now();
         let shown = (claim.see)(&stage);
-        let (took, at) = (
-            started.elapsed().as_secs_f64(),
-            begun.elapsed().as_secs_f64(),
-        );
+        let (took, at) = (started.elapsed().as_secs_f64(), begun.elapsed().as_secs_f64());
         match shown {
             Ok(shown) => {
                 for line in shown.0.lines() {

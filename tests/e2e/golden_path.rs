@@ -21,10 +21,7 @@ impl<'net> Stage<'net> {
     pub(crate) fn set(net: &'net Net) -> Result<Self> {
         let vm = Vm::boot(net, VmSpec::default())?;
         let (name, address) = (vm.name(), vm.address());
-        let routes = [
-            Route::new(&name, 3000, address, 3000),
-            Route::new(&name, 443, address, 22),
-        ];
+        let routes = [Route::new(&name, 3000, address, 3000), Route::new(&name, 443, address, 22)];
         let edge = Edge::start(net, &routes)?;
         Ok(Self { vm, edge })
     }
@@ -59,38 +56,14 @@ pub(crate) struct Claim {
 
 /// All of them, in the order in which they build on each other.
 pub(crate) const CLAIMS: [Claim; 8] = [
-    Claim {
-        is: "The VM is ready, and says so over vsock",
-        see: ready_over_vsock,
-    },
-    Claim {
-        is: "Every listener is listed, with whether the world can reach it",
-        see: listeners_have_a_verdict,
-    },
-    Claim {
-        is: "An IPv4-only web server answers over IPv6, and can tell its clients apart",
-        see: page_over_ipv6,
-    },
-    Claim {
-        is: "The same page comes by HTTPS under the VM's public name",
-        see: page_through_the_edge,
-    },
-    Claim {
-        is: "SSH works with the golden key through port 443",
-        see: ssh_through_the_edge,
-    },
-    Claim {
-        is: "The host runs a command",
-        see: exec,
-    },
-    Claim {
-        is: "Output streams as it is written, standard output and error apart",
-        see: streamed_exec,
-    },
-    Claim {
-        is: "The exit status of a command is guestctl's own",
-        see: exit_status,
-    },
+    Claim { is: "The VM is ready, and says so over vsock", see: ready_over_vsock },
+    Claim { is: "Every listener is listed, with whether the world can reach it", see: listeners_have_a_verdict },
+    Claim { is: "An IPv4-only web server answers over IPv6, and can tell its clients apart", see: page_over_ipv6 },
+    Claim { is: "The same page comes by HTTPS under the VM's public name", see: page_through_the_edge },
+    Claim { is: "SSH works with the golden key through port 443", see: ssh_through_the_edge },
+    Claim { is: "The host runs a command", see: exec },
+    Claim { is: "Output streams as it is written, standard output and error apart", see: streamed_exec },
+    Claim { is: "The exit status of a command is guestctl's own", see: exit_status },
 ];
 
 fn ready_over_vsock(stage: &Stage<'_>) -> Result<Shown> {
@@ -98,18 +71,9 @@ fn ready_over_vsock(stage: &Stage<'_>) -> Result<Shown> {
     let ran = stage.vm.ctl(["health", "--wait", "60"])?.ok()?;
     shown.ran(&ran);
     let health = stage.vm.health()?;
-    ensure!(
-        health.status == Status::Ready,
-        "the agent is not ready: {health:#?}"
-    );
-    let after = health
-        .ready_after_boot_secs
-        .context("a ready agent must say when it was ready")?;
-    ensure!(
-        after > 0.0 && after <= health.uptime_secs,
-        "ready {after} s after boot, up {} s",
-        health.uptime_secs
-    );
+    ensure!(health.status == Status::Ready, "the agent is not ready: {health:#?}");
+    let after = health.ready_after_boot_secs.context("a ready agent must say when it was ready")?;
+    ensure!(after > 0.0 && after <= health.uptime_secs, "ready {after} s after boot, up {} s", health.uptime_secs);
     shown.finding(format!("ready {after:.1} s after the start of the kernel"));
     Ok(shown)
 }
@@ -117,61 +81,30 @@ fn ready_over_vsock(stage: &Stage<'_>) -> Result<Shown> {
 fn listeners_have_a_verdict(stage: &Stage<'_>) -> Result<Shown> {
     let mut shown = Shown::default();
     let vm = &stage.vm;
-    let web = vm.wait_listener("0.0.0.0:3000 is bridged", |l| {
-        l.port == 3000 && l.exposure == Exposure::Bridged
-    })?;
-    let ssh = vm.wait_listener("sshd listens on IPv6", |l| {
-        l.port == 22 && l.family == Family::Ipv6
-    })?;
+    let web = vm.wait_listener("0.0.0.0:3000 is bridged", |l| l.port == 3000 && l.exposure == Exposure::Bridged)?;
+    let ssh = vm.wait_listener("sshd listens on IPv6", |l| l.port == 22 && l.family == Family::Ipv6)?;
     let db = vm.wait_listener("127.0.0.1:5432 is listed", |l| l.port == 5432)?;
     shown.ran(&vm.ctl(["ports"])?.ok()?);
 
-    ensure!(
-        web.address == Ipv4Addr::UNSPECIFIED,
-        "the legacy server is not on 0.0.0.0: {web:#?}"
-    );
+    ensure!(web.address == Ipv4Addr::UNSPECIFIED, "the legacy server is not on 0.0.0.0: {web:#?}");
     ensure!(
         web.family == Family::Ipv4 && web.cause == Some(Cause::Ipv4OnlyWildcard),
         "not seen as IPv4-only: {web:#?}"
     );
     let url = web.url.as_deref().unwrap_or_default();
     let expected = format!("https://{}:3000", vm.name());
-    ensure!(
-        url.trim_end_matches('/') == expected,
-        "its URL is {url:?} and not {expected}"
-    );
-    let unit = web
-        .process
-        .as_ref()
-        .and_then(|process| process.unit.as_deref());
-    ensure!(
-        unit == Some("legacy-web.service"),
-        "its owner is not known: {web:#?}"
-    );
-    shown.finding(format!(
-        "0.0.0.0:3000 of {} is bridged: {url}",
-        unit.unwrap_or_default()
-    ));
+    ensure!(url.trim_end_matches('/') == expected, "its URL is {url:?} and not {expected}");
+    let unit = web.process.as_ref().and_then(|process| process.unit.as_deref());
+    ensure!(unit == Some("legacy-web.service"), "its owner is not known: {web:#?}");
+    shown.finding(format!("0.0.0.0:3000 of {} is bridged: {url}", unit.unwrap_or_default()));
 
-    ensure!(
-        db.exposure == Exposure::Unreachable && db.cause == Some(Cause::LoopbackOnly),
-        "not kept private: {db:#?}"
-    );
-    ensure!(
-        db.url.is_none(),
-        "a private listener has a public URL: {db:#?}"
-    );
-    let attempt = vm
-        .net
-        .run(["curl", "-sS", "--max-time", "10", &page(vm.address(), 5432)])?
-        .exits(7)?;
+    ensure!(db.exposure == Exposure::Unreachable && db.cause == Some(Cause::LoopbackOnly), "not kept private: {db:#?}");
+    ensure!(db.url.is_none(), "a private listener has a public URL: {db:#?}");
+    let attempt = vm.net.run(["curl", "-sS", "--max-time", "10", &page(vm.address(), 5432)])?.exits(7)?;
     shown.ran(&attempt);
     shown.finding("127.0.0.1:5432 is loopback only, and not bridged");
 
-    ensure!(
-        ssh.exposure == Exposure::Direct && ssh.cause.is_none(),
-        "sshd is not direct: {ssh:#?}"
-    );
+    ensure!(ssh.exposure == Exposure::Direct && ssh.cause.is_none(), "sshd is not direct: {ssh:#?}");
     shown.finding("sshd on [::]:22 is direct");
     Ok(shown)
 }
@@ -182,44 +115,21 @@ fn page_over_ipv6(stage: &Stage<'_>) -> Result<Shown> {
     let url = page(vm.address(), 3000);
     for client in CLIENTS {
         let from = client.to_string();
-        let curl = vm
-            .net
-            .run([
-                "curl",
-                "-sS",
-                "--max-time",
-                "20",
-                "--interface",
-                &from,
-                &url,
-            ])?
-            .ok()?;
-        ensure!(
-            curl.stdout == legacy_page()?,
-            "this is not the legacy server's page:\n{curl}"
-        );
+        let curl = vm.net.run(["curl", "-sS", "--max-time", "20", "--interface", &from, &url])?.ok()?;
+        ensure!(curl.stdout == legacy_page()?, "this is not the legacy server's page:\n{curl}");
         shown.ran(&curl);
     }
     let log = vm.exec(["cat", "/var/log/legacy-web.log"])?;
     shown.ran(&log);
     let clients = clients_logged(&log.out());
     for client in &clients {
-        ensure!(
-            client.octets()[0] >= 240,
-            "the server saw {client}, which is no pseudo IPv4 address:\n{log}"
-        );
+        ensure!(client.octets()[0] >= 240, "the server saw {client}, which is no pseudo IPv4 address:\n{log}");
     }
     let mut apart = clients.clone();
     apart.sort_unstable();
     apart.dedup();
-    ensure!(
-        apart.len() == CLIENTS.len(),
-        "{} clients, and the server saw {clients:?}:\n{log}",
-        CLIENTS.len()
-    );
-    shown.finding(format!(
-        "the server saw {apart:?}: neither 127.0.0.1, nor one and the same"
-    ));
+    ensure!(apart.len() == CLIENTS.len(), "{} clients, and the server saw {clients:?}:\n{log}", CLIENTS.len());
+    shown.finding(format!("the server saw {apart:?}: neither 127.0.0.1, nor one and the same"));
     Ok(shown)
 }
 
@@ -229,23 +139,10 @@ fn page_through_the_edge(stage: &Stage<'_>) -> Result<Shown> {
     let resolve = format!("{}:3000:[{}]", vm.name(), edge.address());
     let url = format!("https://{}:3000/", vm.name());
     let ca = edge.certificate().display().to_string();
-    let argv = [
-        "curl",
-        "-sS",
-        "--max-time",
-        "20",
-        "--cacert",
-        &ca,
-        "--resolve",
-        &resolve,
-        &url,
-    ];
+    let argv = ["curl", "-sS", "--max-time", "20", "--cacert", &ca, "--resolve", &resolve, &url];
     let curl = vm.net.run(argv)?.ok()?;
     shown.ran(&curl);
-    ensure!(
-        curl.stdout == legacy_page()?,
-        "this is not the legacy server's page:\n{curl}"
-    );
+    ensure!(curl.stdout == legacy_page()?, "this is not the legacy server's page:\n{curl}");
     Ok(shown)
 }
 
@@ -256,11 +153,7 @@ fn ssh_through_the_edge(stage: &Stage<'_>) -> Result<Shown> {
     let ran = ssh.run("id -un; cat /proc/cmdline")?.ok()?;
     shown.ran(&ran);
     let out = ran.out();
-    ensure!(
-        out.starts_with("root\n") && out.contains(&vm.id),
-        "this is not root on {}:\n{ran}",
-        vm.id
-    );
+    ensure!(out.starts_with("root\n") && out.contains(&vm.id), "this is not root on {}:\n{ran}", vm.id);
     Ok(shown)
 }
 
@@ -268,10 +161,7 @@ fn exec(stage: &Stage<'_>) -> Result<Shown> {
     let mut shown = Shown::default();
     let ran = stage.vm.exec(["uname", "-a"])?;
     shown.ran(&ran);
-    ensure!(
-        ran.out().starts_with("Linux "),
-        "this is not uname's answer:\n{ran}"
-    );
+    ensure!(ran.out().starts_with("Linux "), "this is not uname's answer:\n{ran}");
     Ok(shown)
 }
 
@@ -282,20 +172,8 @@ fn streamed_exec(stage: &Stage<'_>) -> Result<Shown> {
     vm.sh("mkfifo /run/golden-path.fifo")?;
     let script = "echo out one; echo err one >&2; read word </run/golden-path.fifo; echo out $word; echo err $word >&2";
     let mut running = vm.ctl_start(["exec", "--", "sh", "-c", script])?;
-    let mut stdout = BufReader::new(
-        running
-            .child
-            .stdout
-            .take()
-            .context("its standard output is not a pipe")?,
-    );
-    let mut stderr = BufReader::new(
-        running
-            .child
-            .stderr
-            .take()
-            .context("its standard error is not a pipe")?,
-    );
+    let mut stdout = BufReader::new(running.child.stdout.take().context("its standard output is not a pipe")?);
+    let mut stderr = BufReader::new(running.child.stderr.take().context("its standard error is not a pipe")?);
     let (mut out, mut err) = (String::new(), String::new());
     stdout.read_line(&mut out)?;
     stderr.read_line(&mut err)?;
@@ -310,22 +188,14 @@ fn streamed_exec(stage: &Stage<'_>) -> Result<Shown> {
     (ran.stdout, ran.stderr) = (out.clone().into_bytes(), err.clone().into_bytes());
     let ran = ran.ok()?;
     shown.ran(&ran);
-    ensure!(
-        out == "out one\nout two\n" && err == "err one\nerr two\n",
-        "the streams are not apart:\n{ran}"
-    );
-    shown.finding(format!(
-        "`{early}` came while the command was still running"
-    ));
+    ensure!(out == "out one\nout two\n" && err == "err one\nerr two\n", "the streams are not apart:\n{ran}");
+    shown.finding(format!("`{early}` came while the command was still running"));
     Ok(shown)
 }
 
 fn exit_status(stage: &Stage<'_>) -> Result<Shown> {
     let mut shown = Shown::default();
-    let ran = stage
-        .vm
-        .ctl(["exec", "--", "sh", "-c", "exit 7"])?
-        .exits(7)?;
+    let ran = stage.vm.ctl(["exec", "--", "sh", "-c", "exit 7"])?.exits(7)?;
     shown.ran(&ran);
     shown.finding("exit status 7");
     Ok(shown)
@@ -333,10 +203,7 @@ fn exit_status(stage: &Stage<'_>) -> Result<Shown> {
 
 /// The page, as the image holds it.
 pub(crate) fn legacy_page() -> Result<Vec<u8>> {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/e2e/overlay/srv/legacy-web/index.html"
-    );
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/overlay/srv/legacy-web/index.html");
     std::fs::read(path).with_context(|| format!("reading {path}"))
 }
 

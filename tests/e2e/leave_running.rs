@@ -19,17 +19,11 @@ fn main() -> Result<()> {
     let net = Net::new()?;
     let stage = Stage::set(&net)?;
     let vm = &stage.vm;
-    println!(
-        "Booting {}, 10 to 25 s where the CPU has to be emulated.",
-        vm.name()
-    );
+    println!("Booting {}, 10 to 25 s where the CPU has to be emulated.", vm.name());
     let health = vm.wait_ready()?;
     let (endpoint, guestctl) = (vm.endpoint(), vm.artifacts().guestctl.display().to_string());
     let inside = net.way_in().join(" ");
-    println!(
-        "Ready {:.1} s after the start of its kernel.\n",
-        health.ready_after_boot_secs.unwrap_or_default()
-    );
+    println!("Ready {:.1} s after the start of its kernel.\n", health.ready_after_boot_secs.unwrap_or_default());
     println!("export GUESTD_VM={endpoint}");
     println!("{guestctl} health");
     println!("{guestctl} ports");
@@ -37,10 +31,7 @@ fn main() -> Result<()> {
     println!("\nFrom its network, which has no way out:");
     println!("{inside} curl '{}'", harness::page(vm.address(), 3000));
     println!("{inside} {}", vm.ssh().invocation(""));
-    println!(
-        "\nConsole: {}\nCtrl-C ends it and removes all of it.",
-        vm.console().display()
-    );
+    println!("\nConsole: {}\nCtrl-C ends it and removes all of it.", vm.console().display());
     ends.wait().context("waiting for SIGINT or SIGTERM")?;
     stage.vm.passed()
 }

@@ -18,8 +18,7 @@ pub(crate) fn agent_resident_kib(vm: &Vm<'_>) -> Result<u64> {
 
 fn main_pid(vm: &Vm<'_>) -> Result<u32> {
     let pid = vm.sh("systemctl show --property=MainPID --value guestd.service")?;
-    pid.parse()
-        .with_context(|| format!("systemd says that the agent's process is {pid:?}"))
+    pid.parse().with_context(|| format!("systemd says that the agent's process is {pid:?}"))
 }
 
 #[test]
@@ -35,39 +34,23 @@ fn a_restart_of_the_agent_completes_the_response_that_runs_and_the_agent_is_back
     vm.sh("mkfifo /run/drain.fifo")?;
     let script = "echo begun; read word </run/drain.fifo; echo $word";
     let mut running = vm.ctl_start(["exec", "--", "sh", "-c", script])?;
-    let mut stdout = BufReader::new(
-        running
-            .child
-            .stdout
-            .take()
-            .context("its standard output is not a pipe")?,
-    );
+    let mut stdout = BufReader::new(running.child.stdout.take().context("its standard output is not a pipe")?);
     let mut out = String::new();
     stdout.read_line(&mut out)?;
     ensure!(out == "begun\n", "the command began with {out:?}");
 
-    ssh.run("systemctl restart --no-block guestd.service")?
-        .ok()?;
+    ssh.run("systemctl restart --no-block guestd.service")?.ok()?;
     until("systemd stops the agent", Duration::from_secs(10), || {
-        let state = ssh
-            .run("systemctl show --property=ActiveState --value guestd.service")?
-            .ok()?
-            .out();
+        let state = ssh.run("systemctl show --property=ActiveState --value guestd.service")?.ok()?.out();
         Ok((state == "deactivating").then_some(()))
     })?;
     ssh.run("echo ended >/run/drain.fifo")?.ok()?;
     stdout.read_to_string(&mut out)?;
     let ran = running.end()?.ok()?;
-    ensure!(
-        out == "begun\nended\n",
-        "the response was cut: {out:?}\n{ran}"
-    );
+    ensure!(out == "begun\nended\n", "the response was cut: {out:?}\n{ran}");
 
     vm.wait_ready()?;
     let after = main_pid(&vm)?;
-    ensure!(
-        after != before,
-        "the agent is still process {before}: it was not restarted"
-    );
+    ensure!(after != before, "the agent is still process {before}: it was not restarted");
     vm.passed()
 }

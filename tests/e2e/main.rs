@@ -27,15 +27,9 @@ fn a_golden_image_boots_and_is_reached_and_the_agent_stays_small() -> Result<()>
     let vm = &stage.vm;
     let built = vm.artifacts().guestd_sha256()?;
     let held = vm.sh("sha256sum </usr/local/bin/guestd")?;
-    ensure!(
-        held.starts_with(&built),
-        "the image holds another guestd ({held}) than was built ({built}): `just image`"
-    );
+    ensure!(held.starts_with(&built), "the image holds another guestd ({held}) than was built ({built}): `just image`");
 
     let resident = lifecycle::agent_resident_kib(vm)?;
-    ensure!(
-        resident <= AGENT_RESIDENT_KIB,
-        "the agent holds {resident} KiB after some use"
-    );
+    ensure!(resident <= AGENT_RESIDENT_KIB, "the agent holds {resident} KiB after some use");
     stage.vm.passed()
 }

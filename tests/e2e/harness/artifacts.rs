@@ -41,17 +41,9 @@ impl Artifacts {
 
     /// SHA-256 of the binary that the image should hold, in hexadecimal.
     pub(crate) fn guestd_sha256(&self) -> Result<String> {
-        let argv = [
-            OsStr::new("sha256sum"),
-            OsStr::new("--"),
-            self.guestd.as_os_str(),
-        ];
+        let argv = [OsStr::new("sha256sum"), OsStr::new("--"), self.guestd.as_os_str()];
         let ran = Invocation::new(argv).run(DEADLINE)?.ok()?;
-        Ok(ran
-            .out()
-            .chars()
-            .take_while(char::is_ascii_hexdigit)
-            .collect())
+        Ok(ran.out().chars().take_while(char::is_ascii_hexdigit).collect())
     }
 }
 
@@ -74,10 +66,7 @@ fn guestctl() -> Result<PathBuf> {
     }
     let exe = std::env::current_exe().context("asking for the path of this program")?;
     let beside = exe.parent().and_then(Path::parent).with_context(|| {
-        format!(
-            "{} is not in a target directory: start it by `cargo run --example`",
-            exe.display()
-        )
+        format!("{} is not in a target directory: start it by `cargo run --example`", exe.display())
     })?;
     built(beside.join("guestctl"), "cargo build --bin guestctl")
 }

@@ -22,14 +22,8 @@ pub(crate) struct Invocation {
 impl Invocation {
     /// Run on the machine itself.
     pub(crate) fn new<A: AsRef<OsStr>>(argv: impl IntoIterator<Item = A>) -> Self {
-        let argv = argv
-            .into_iter()
-            .map(|arg| arg.as_ref().to_owned())
-            .collect();
-        Self {
-            prefix: Vec::new(),
-            argv,
-        }
+        let argv = argv.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        Self { prefix: Vec::new(), argv }
     }
 
     /// Run by a program that enters some place and executes the rest of its arguments there.
@@ -45,24 +39,16 @@ impl Invocation {
             .command(&deadline_prefix(deadline))
             .stdin(Stdio::null())
             .output()
-            .with_context(|| {
-                format!("starting `{self}`: is it installed? `./dev` installs what the tests need")
-            })?;
+            .with_context(|| format!("starting `{self}`: is it installed? `./dev` installs what the tests need"))?;
         let ran = Ran {
             command: self.to_string(),
-            code: output
-                .status
-                .code()
-                .unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
+            code: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
             stdout: output.stdout,
             stderr: output.stderr,
             took: started.elapsed(),
         };
         if ran.took >= deadline {
-            bail!(
-                "{ran}\n`{self}` was killed: it took longer than {} s",
-                deadline.as_secs()
-            );
+            bail!("{ran}\n`{self}` was killed: it took longer than {} s", deadline.as_secs());
         }
         Ok(ran)
     }
@@ -76,19 +62,12 @@ impl Invocation {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("starting `{self}`"))?;
-        Ok(Started {
-            child,
-            command: self.to_string(),
-            begun: Instant::now(),
-        })
+        Ok(Started { child, command: self.to_string(), begun: Instant::now() })
     }
 
     /// Starts it for as long as the handle lives, its output going to `log`.
     pub(crate) fn keep(&self, log: &File) -> Result<Resident> {
-        let copy = || {
-            log.try_clone()
-                .context("duplicating the descriptor of a log")
-        };
+        let copy = || log.try_clone().context("duplicating the descriptor of a log");
         let child = self
             .command(&[])
             .stdin(Stdio::null())
@@ -97,13 +76,8 @@ impl Invocation {
             // Ctrl-C at the terminal is for us alone: we end what we started, in order.
             .process_group(0)
             .spawn()
-            .with_context(|| {
-                format!("starting `{self}`: is it installed? `./dev` installs what the tests need")
-            })?;
-        Ok(Resident {
-            child,
-            command: self.to_string(),
-        })
+            .with_context(|| format!("starting `{self}`: is it installed? `./dev` installs what the tests need"))?;
+        Ok(Resident { child, command: self.to_string() })
     }
 
     fn command(&self, before: &[OsString]) -> Command {
@@ -133,13 +107,7 @@ impl fmt::Display for Invocation {
 
 /// timeout(1) of coreutils: the standard library cannot wait for a child with a deadline.
 fn deadline_prefix(deadline: Duration) -> Vec<OsString> {
-    [
-        "timeout",
-        "--signal=KILL",
-        &format!("{}", deadline.as_secs_f64()),
-    ]
-    .map(OsString::from)
-    .to_vec()
+    ["timeout", "--signal=KILL", &format!("{}", deadline.as_secs_f64())].map(OsString::from).to_vec()
 }
 
 /// A program that has ended.
@@ -183,21 +151,14 @@ impl Ran {
 
     /// Standard output as one JSON document.
     pub(crate) fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_slice(&self.stdout)
-            .with_context(|| format!("{self}\nreading its output as JSON"))
+        serde_json::from_slice(&self.stdout).with_context(|| format!("{self}\nreading its output as JSON"))
     }
 }
 
 /// The whole story, for a failure.
 impl fmt::Display for Ran {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "$ {}\nexit status {} after {:.1} s",
-            self.command,
-            self.code,
-            self.took.as_secs_f64()
-        )?;
+        write!(f, "$ {}\nexit status {} after {:.1} s", self.command, self.code, self.took.as_secs_f64())?;
         for (name, text) in [("stdout", self.out()), ("stderr", self.err())] {
             if !text.is_empty() {
                 write!(f, "\n--- {name}\n{text}")?;
@@ -219,16 +180,10 @@ pub(crate) struct Started {
 impl Started {
     /// Waits for its end; what the caller has read before is not in the result.
     pub(crate) fn end(self) -> Result<Ran> {
-        let output = self
-            .child
-            .wait_with_output()
-            .with_context(|| format!("waiting for `{}`", self.command))?;
+        let output = self.child.wait_with_output().with_context(|| format!("waiting for `{}`", self.command))?;
         Ok(Ran {
             command: self.command,
-            code: output
-                .status
-                .code()
-                .unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
+            code: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
             stdout: output.stdout,
             stderr: output.stderr,
             took: self.begun.elapsed(),
@@ -246,11 +201,7 @@ pub(crate) struct Resident {
 impl Resident {
     /// Fails when the program has ended by itself.
     pub(crate) fn alive(&mut self) -> Result<()> {
-        if let Some(status) = self
-            .child
-            .try_wait()
-            .with_context(|| format!("looking after `{}`", self.command))?
-        {
+        if let Some(status) = self.child.try_wait().with_context(|| format!("looking after `{}`", self.command))? {
             bail!("`{}` has ended by itself: {status}", self.command);
         }
         Ok(())

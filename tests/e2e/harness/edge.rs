@@ -24,11 +24,7 @@ pub(crate) struct Route {
 impl Route {
     /// A route to a port of a VM.
     pub(crate) fn new(name: &str, port: u16, address: Ipv6Addr, to: u16) -> Self {
-        Self {
-            name: name.to_owned(),
-            port,
-            to: SocketAddrV6::new(address, to, 0, 0),
-        }
+        Self { name: name.to_owned(), port, to: SocketAddrV6::new(address, to, 0, 0) }
     }
 }
 
@@ -45,18 +41,13 @@ impl Edge {
         let (key, certificate, config) = (file("edge.key"), file("edge.crt"), file("haproxy.cfg"));
         make_certificate(net, &key, &certificate)?;
         // HAProxy wants both in one file.
-        let both = [&certificate, &key]
-            .map(|path| fs::read_to_string(path).unwrap_or_default())
-            .concat();
+        let both = [&certificate, &key].map(|path| fs::read_to_string(path).unwrap_or_default()).concat();
         let pem = file("edge.pem");
         fs::write(&pem, both).with_context(|| format!("writing {}", pem.display()))?;
-        fs::write(&config, configuration(routes, &pem))
-            .with_context(|| format!("writing {}", config.display()))?;
+        fs::write(&config, configuration(routes, &pem)).with_context(|| format!("writing {}", config.display()))?;
         // -D returns once every port is bound, and the process namespace ends the daemon.
         let config = config.display().to_string();
-        net.run(["haproxy", "-D", "-f", &config])?
-            .ok()
-            .context("starting the edge")?;
+        net.run(["haproxy", "-D", "-f", &config])?.ok().context("starting the edge")?;
         Ok(Self { certificate })
     }
 
@@ -75,24 +66,9 @@ fn make_certificate(net: &Net, key: &Path, certificate: &Path) -> Result<()> {
     let (key, certificate) = (key.display().to_string(), certificate.display().to_string());
     let subject = format!("/CN=*.{DOMAIN}");
     let names = format!("subjectAltName=DNS:*.{DOMAIN}");
-    let argv = [
-        "openssl", "req", "-x509", "-nodes", "-days", "2", "-newkey", "ec", "-pkeyopt",
-    ];
-    let rest = [
-        "ec_paramgen_curve:P-256",
-        "-keyout",
-        &key,
-        "-out",
-        &certificate,
-        "-subj",
-        &subject,
-        "-addext",
-        &names,
-    ];
-    net.run(argv.into_iter().chain(rest))?
-        .ok()
-        .context("making the edge's certificate")
-        .map(drop)
+    let argv = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-newkey", "ec", "-pkeyopt"];
+    let rest = ["ec_paramgen_curve:P-256", "-keyout", &key, "-out", &certificate, "-subj", &subject, "-addext", &names];
+    net.run(argv.into_iter().chain(rest))?.ok().context("making the edge's certificate").map(drop)
 }
 
 /// TCP mode throughout: any protocol passes. A name that is not routed is hung up on.
@@ -106,21 +82,9 @@ fn configuration(routes: &[Route], pem: &Path) -> String {
     ports.dedup();
     // Writing to a String cannot fail.
     for port in ports {
-        let _ = writeln!(
-            text,
-            "frontend port-{port}\n  bind [{EDGE}]:{port} ssl crt {}",
-            pem.display()
-        );
-        for (n, route) in routes
-            .iter()
-            .enumerate()
-            .filter(|(_, route)| route.port == port)
-        {
-            let _ = writeln!(
-                text,
-                "  use_backend route-{n} if {{ ssl_fc_sni -i {} }}",
-                route.name
-            );
+        let _ = writeln!(text, "frontend port-{port}\n  bind [{EDGE}]:{port} ssl crt {}", pem.display());
+        for (n, route) in routes.iter().enumerate().filter(|(_, route)| route.port == port) {
+            let _ = writeln!(text, "  use_backend route-{n} if {{ ssl_fc_sni -i {} }}", route.name);
         }
     }
     for (n, route) in routes.iter().enumerate() {

@@ -21,9 +21,7 @@ pub(crate) fn keep(id: &str, logs: &[&Path]) -> String {
         report += &tail(&text, TAIL_LINES);
         match copy(log, &dir, &format!("{id}-{name}")) {
             Ok(kept) => report += &format!("\n--- all of it: {}\n", kept.display()),
-            Err(error) => {
-                report += &format!("\n--- could not be kept in {}: {error}\n", dir.display())
-            }
+            Err(error) => report += &format!("\n--- could not be kept in {}: {error}\n", dir.display()),
         }
     }
     report

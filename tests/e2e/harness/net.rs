@@ -17,10 +17,8 @@ use anyhow::{Context, Result, bail};
 use super::command::{DEADLINE, Invocation, Ran};
 
 /// Two addresses that clients can come from (`curl --interface`).
-pub(crate) const CLIENTS: [Ipv6Addr; 2] = [
-    Ipv6Addr::new(0xfd00, 0xc, 0, 0, 0, 0, 0, 1),
-    Ipv6Addr::new(0xfd00, 0xc, 0, 0, 0, 0, 0, 2),
-];
+pub(crate) const CLIENTS: [Ipv6Addr; 2] =
+    [Ipv6Addr::new(0xfd00, 0xc, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xfd00, 0xc, 0, 0, 0, 0, 0, 2)];
 
 /// Address of the edge.
 pub(crate) const EDGE: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xe, 0, 0, 0, 0, 0, 1);
@@ -64,27 +62,15 @@ impl Net {
             .context("starting unshare(1) of util-linux")?;
         let mut line = String::new();
         if let Some(stdout) = holder.stdout.take() {
-            BufReader::new(stdout)
-                .read_line(&mut line)
-                .context("reading from the holder of the network namespace")?;
+            BufReader::new(stdout).read_line(&mut line).context("reading from the holder of the network namespace")?;
         }
-        let net = Self {
-            holder,
-            dir: dir.keep(),
-            links: AtomicU16::new(0),
-        };
+        let net = Self { holder, dir: dir.keep(), links: AtomicU16::new(0) };
         if line != "held\n" {
-            bail!(
-                "unshare(1) could not make a network namespace: VM tests need root and /dev/net/tun"
-            );
+            bail!("unshare(1) could not make a network namespace: VM tests need root and /dev/net/tun");
         }
         let addresses = CLIENTS.iter().chain([&EDGE]);
-        let add: String = addresses
-            .map(|address| format!("ip -6 addr add {address}/128 dev lo nodad\n"))
-            .collect();
-        net.setup(&format!(
-            "ip link set lo up\n{add}echo 1 > /proc/sys/net/ipv6/conf/all/forwarding\n"
-        ))?;
+        let add: String = addresses.map(|address| format!("ip -6 addr add {address}/128 dev lo nodad\n")).collect();
+        net.setup(&format!("ip link set lo up\n{add}echo 1 > /proc/sys/net/ipv6/conf/all/forwarding\n"))?;
         Ok(net)
     }
 
@@ -97,12 +83,7 @@ impl Net {
     pub(crate) fn link(&self) -> Result<Link> {
         let number = self.links.fetch_add(1, Ordering::Relaxed) + 1;
         let address = |last| Ipv6Addr::new(0xfd00, 0, 0, number, 0, 0, 0, last);
-        let link = Link {
-            number,
-            tap: format!("tap{number}"),
-            gateway: address(1),
-            guest: address(2),
-        };
+        let link = Link { number, tap: format!("tap{number}"), gateway: address(1), guest: address(2) };
         let Link { tap, gateway, .. } = &link;
         self.setup(&format!(
             "ip tuntap add {tap} mode tap\nip -6 addr add {gateway}/64 dev {tap} nodad\nip link set {tap} up\n"
@@ -116,18 +97,12 @@ impl Net {
     }
 
     /// A program to be run in here.
-    pub(crate) fn invocation<A: AsRef<OsStr>>(
-        &self,
-        argv: impl IntoIterator<Item = A>,
-    ) -> Invocation {
+    pub(crate) fn invocation<A: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = A>) -> Invocation {
         Invocation::new(argv).inside(self.way_in())
     }
 
     fn setup(&self, script: &str) -> Result<()> {
-        self.run(["sh", "-euc", script])?
-            .ok()
-            .context("setting up a network namespace")
-            .map(drop)
+        self.run(["sh", "-euc", script])?.ok().context("setting up a network namespace").map(drop)
     }
 
     /// What to put before a program to run it in here. nsenter(1) forks to enter a process namespace; the parent-death signal makes

@@ -17,41 +17,25 @@ pub(crate) struct VmSpec {
 
 impl Default for VmSpec {
     fn default() -> Self {
-        Self {
-            vsock: true,
-            memory_mib: 512,
-            kernel_args: Vec::new(),
-        }
+        Self { vsock: true, memory_mib: 512, kernel_args: Vec::new() }
     }
 }
 
 impl VmSpec {
     /// A VM whose host gave it no vsock device.
     pub(crate) fn without_vsock() -> Self {
-        Self {
-            vsock: false,
-            ..Self::default()
-        }
+        Self { vsock: false, ..Self::default() }
     }
 
     /// A VM whose kernel has IPv6 switched off.
     pub(crate) fn without_ipv6() -> Self {
-        Self {
-            kernel_args: vec!["ipv6.disable=1".into()],
-            ..Self::default()
-        }
+        Self { kernel_args: vec!["ipv6.disable=1".into()], ..Self::default() }
     }
 
     /// A VM whose init mounts the old cgroup hierarchies only.
     pub(crate) fn without_cgroup2() -> Self {
-        let args = [
-            "systemd.unified_cgroup_hierarchy=0",
-            "systemd.legacy_systemd_cgroup_controller=1",
-        ];
-        Self {
-            kernel_args: args.map(str::to_owned).to_vec(),
-            ..Self::default()
-        }
+        let args = ["systemd.unified_cgroup_hierarchy=0", "systemd.legacy_systemd_cgroup_controller=1"];
+        Self { kernel_args: args.map(str::to_owned).to_vec(), ..Self::default() }
     }
 }
 
@@ -73,100 +57,48 @@ pub(crate) struct Machine<'a> {
 
 /// Does this CPU have hardware virtualisation? /dev/kvm alone proves nothing: it can exist and not be usable.
 pub(crate) fn has_kvm(cpuinfo: &str) -> bool {
-    let flags = cpuinfo
-        .lines()
-        .find_map(|line| line.strip_prefix("flags"))
-        .unwrap_or_default();
-    flags
-        .split_whitespace()
-        .any(|flag| flag == "vmx" || flag == "svm")
+    let flags = cpuinfo.lines().find_map(|line| line.strip_prefix("flags")).unwrap_or_default();
+    flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm")
 }
 
 impl Machine<'_> {
     /// QEMU's argv.
     pub(crate) fn argv(&self) -> Vec<String> {
         let mib = self.spec.memory_mib;
-        let (accel, cpu) = if self.kvm {
-            ("kvm", "host")
-        } else {
-            ("tcg", "max")
-        };
+        let (accel, cpu) = if self.kvm { ("kvm", "host") } else { ("tcg", "max") };
         let mut argv: Vec<String> = vec!["qemu-system-x86_64".into()];
         let mut option = |name: &str, value: String| argv.extend([format!("-{name}"), value]);
         option("name", self.id.into());
         // With acpi=off Debian's virtio modules do not find the virtio-mmio devices.
-        option(
-            "machine",
-            format!("microvm,acpi=on,accel={accel},memory-backend=mem0"),
-        );
+        option("machine", format!("microvm,acpi=on,accel={accel},memory-backend=mem0"));
         option("cpu", cpu.into());
         option("smp", "2".into());
         option("m", format!("{mib}M"));
         // vhost-user needs the guest's memory shared with the device's process.
-        option(
-            "object",
-            format!("memory-backend-memfd,id=mem0,size={mib}M,share=on"),
-        );
+        option("object", format!("memory-backend-memfd,id=mem0,size={mib}M,share=on"));
         option("kernel", self.kernel.display().to_string());
         option("initrd", self.initramfs.display().to_string());
         option("append", self.kernel_command_line());
         option("serial", format!("file:{}", self.console.display()));
         // The image is opened read-only; what the guest writes goes to an unlinked file in $TMPDIR.
-        option(
-            "drive",
-            format!(
-                "if=none,id=root,format=raw,snapshot=on,file={}",
-                self.disk.display()
-            ),
-        );
+        option("drive", format!("if=none,id=root,format=raw,snapshot=on,file={}", self.disk.display()));
         option("device", "virtio-blk-device,drive=root".into());
-        option(
-            "netdev",
-            format!(
-                "tap,id=net0,ifname={},script=no,downscript=no",
-                self.link.tap
-            ),
-        );
-        option(
-            "device",
-            format!(
-                "virtio-net-device,netdev=net0,mac=52:54:00:00:00:{:02x}",
-                self.link.number
-            ),
-        );
+        option("netdev", format!("tap,id=net0,ifname={},script=no,downscript=no", self.link.tap));
+        option("device", format!("virtio-net-device,netdev=net0,mac=52:54:00:00:00:{:02x}", self.link.number));
         option("device", "virtio-rng-device".into());
         if let Some(vhost) = &self.vhost {
-            option(
-                "chardev",
-                format!("socket,id=vsock0,path={}", vhost.display()),
-            );
+            option("chardev", format!("socket,id=vsock0,path={}", vhost.display()));
             option("device", "vhost-user-vsock-device,chardev=vsock0".into());
         }
-        argv.extend(
-            [
-                "-nodefaults",
-                "-no-user-config",
-                "-no-reboot",
-                "-display",
-                "none",
-            ]
-            .map(str::to_owned),
-        );
+        argv.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(str::to_owned));
         argv
     }
 
     /// What the guest's kernel, init and agent are told.
     fn kernel_command_line(&self) -> String {
         let Link { gateway, guest, .. } = self.link;
-        let mut words: Vec<String> = [
-            "console=ttyS0",
-            "root=/dev/vda",
-            "rw",
-            "reboot=k",
-            "panic=1",
-        ]
-        .map(str::to_owned)
-        .to_vec();
+        let mut words: Vec<String> =
+            ["console=ttyS0", "root=/dev/vda", "rw", "reboot=k", "panic=1"].map(str::to_owned).to_vec();
         if !self.kvm {
             // Without it an emulated guest can hang after "Marking TSC unstable".
             words.push("tsc_early_khz=2600000".into());

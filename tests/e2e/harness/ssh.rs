@@ -20,10 +20,7 @@ pub(crate) struct Ssh<'net> {
 impl<'net> Ssh<'net> {
     /// To port 22 of an address.
     pub(crate) fn direct(net: &'net Net, key: &Path, address: Ipv6Addr) -> Self {
-        Self {
-            net,
-            argv: argv(net, key, &[], &address.to_string()),
-        }
+        Self { net, argv: argv(net, key, &[], &address.to_string()) }
     }
 
     /// To port 443 of the edge with the platform's ProxyCommand. The name is not resolved: the edge's address stands for it.
@@ -33,10 +30,7 @@ impl<'net> Ssh<'net> {
             edge.address(),
             edge.certificate().display()
         );
-        Self {
-            net,
-            argv: argv(net, key, &["-o", &proxy], name),
-        }
+        Self { net, argv: argv(net, key, &["-o", &proxy], name) }
     }
 
     /// Runs a line of the remote shell.
@@ -46,16 +40,12 @@ impl<'net> Ssh<'net> {
 
     /// The same, to be run or shown.
     pub(crate) fn invocation(&self, script: &str) -> Invocation {
-        self.net
-            .invocation(self.argv.iter().cloned().chain([script.into()]))
+        self.net.invocation(self.argv.iter().cloned().chain([script.into()]))
     }
 }
 
 fn argv(net: &Net, key: &Path, extra: &[&str], host: &str) -> Vec<OsString> {
-    let known_hosts = format!(
-        "UserKnownHostsFile={}",
-        net.dir().join("known_hosts").display()
-    );
+    let known_hosts = format!("UserKnownHostsFile={}", net.dir().join("known_hosts").display());
     let options = [
         "BatchMode=yes",
         "IdentitiesOnly=yes",
@@ -68,11 +58,7 @@ fn argv(net: &Net, key: &Path, extra: &[&str], host: &str) -> Vec<OsString> {
     // -F none: neither this machine's nor its user's configuration has a say.
     let mut argv: Vec<OsString> = ["ssh", "-F", "none", "-i"].map(OsString::from).to_vec();
     argv.push(key.into());
-    argv.extend(
-        options
-            .iter()
-            .flat_map(|option| ["-o".into(), OsString::from(option)]),
-    );
+    argv.extend(options.iter().flat_map(|option| ["-o".into(), OsString::from(option)]));
     argv.extend(extra.iter().map(OsString::from));
     argv.push(format!("root@{host}").into());
     argv

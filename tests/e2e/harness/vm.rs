@@ -58,20 +58,8 @@ impl<'net> Vm<'net> {
         let uds = dir.join("vsock.uds");
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("reading /proc/cpuinfo")?;
         let emulated = !has_kvm(&cpuinfo);
-        let mut vm = Self {
-            net,
-            id,
-            link,
-            uds,
-            emulated,
-            artifacts,
-            dir,
-            qemu: None,
-            vsock: None,
-            passed: false,
-        };
-        vm.power_on(&spec)
-            .with_context(|| format!("booting {}", vm.id))?;
+        let mut vm = Self { net, id, link, uds, emulated, artifacts, dir, qemu: None, vsock: None, passed: false };
+        vm.power_on(&spec).with_context(|| format!("booting {}", vm.id))?;
         Ok(vm)
     }
 
@@ -79,11 +67,7 @@ impl<'net> Vm<'net> {
         let vhost = self.dir.join("vhost.sock");
         if spec.vsock {
             let cid = self.cid();
-            let vm = format!(
-                "guest-cid={cid},socket={},uds-path={}",
-                vhost.display(),
-                self.uds.display()
-            );
+            let vm = format!("guest-cid={cid},socket={},uds-path={}", vhost.display(), self.uds.display());
             let vsock = self.net.invocation(["vhost-device-vsock", "--vm", &vm]);
             let vsock = self.vsock.insert(vsock.keep(&self.log("vsock.log")?)?);
             until("vhost-device-vsock waits for QEMU", DEADLINE, || {
@@ -141,18 +125,14 @@ impl<'net> Vm<'net> {
     }
 
     /// Starts guestctl against it, to be followed while it runs.
-    pub(crate) fn ctl_start<A: AsRef<OsStr>>(
-        &self,
-        args: impl IntoIterator<Item = A>,
-    ) -> Result<Started> {
+    pub(crate) fn ctl_start<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Started> {
         self.guestctl(args).start(DEADLINE)
     }
 
     /// Runs a program in the guest by `guestctl exec`; it must succeed.
     pub(crate) fn exec<A: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = A>) -> Result<Ran> {
         let argv = argv.into_iter().map(|arg| arg.as_ref().to_owned());
-        self.ctl(["exec", "--"].map(OsString::from).into_iter().chain(argv))?
-            .ok()
+        self.ctl(["exec", "--"].map(OsString::from).into_iter().chain(argv))?.ok()
     }
 
     /// Runs a line of shell in the guest; it must succeed. Gives what it wrote to standard output.
@@ -186,22 +166,12 @@ impl<'net> Vm<'net> {
     }
 
     /// Waits until a listener is as `wanted` says, and gives it. `what` completes the sentence "still not: ".
-    pub(crate) fn wait_listener(
-        &self,
-        what: &str,
-        wanted: impl Fn(&Listener) -> bool,
-    ) -> Result<Listener> {
-        self.wait_ports(what, |ports| {
-            ports.iter().find(|listener| wanted(listener)).cloned()
-        })
+    pub(crate) fn wait_listener(&self, what: &str, wanted: impl Fn(&Listener) -> bool) -> Result<Listener> {
+        self.wait_ports(what, |ports| ports.iter().find(|listener| wanted(listener)).cloned())
     }
 
     /// Waits until `found` finds something in the list of listeners, and gives it.
-    pub(crate) fn wait_ports<T>(
-        &self,
-        what: &str,
-        found: impl Fn(&[Listener]) -> Option<T>,
-    ) -> Result<T> {
+    pub(crate) fn wait_ports<T>(&self, what: &str, found: impl Fn(&[Listener]) -> Option<T>) -> Result<T> {
         let mut seen = Vec::new();
         until(what, DEADLINE, || {
             seen = self.ports()?;
@@ -217,10 +187,7 @@ impl<'net> Vm<'net> {
 
     /// Fails when QEMU or the vsock device has ended by itself.
     pub(crate) fn alive(&mut self) -> Result<()> {
-        self.qemu
-            .iter_mut()
-            .chain(&mut self.vsock)
-            .try_for_each(Resident::alive)
+        self.qemu.iter_mut().chain(&mut self.vsock).try_for_each(Resident::alive)
     }
 
     /// What the guest wrote to its serial console so far.
@@ -234,10 +201,7 @@ impl<'net> Vm<'net> {
     pub(crate) fn passed(mut self) -> Result<()> {
         self.alive()?;
         let console = self.console_text()?;
-        if let Some(line) = console
-            .lines()
-            .find(|line| line.contains("Kernel panic") || line.contains("panicked at"))
-        {
+        if let Some(line) = console.lines().find(|line| line.contains("Kernel panic") || line.contains("panicked at")) {
             bail!("the test passed, and something in the guest did not: {line}");
         }
         self.passed = true;
@@ -245,16 +209,8 @@ impl<'net> Vm<'net> {
     }
 
     fn guestctl<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Invocation {
-        let program = [
-            self.artifacts.guestctl.clone().into(),
-            OsString::from("--vm"),
-            self.endpoint().into(),
-        ];
-        Invocation::new(
-            program
-                .into_iter()
-                .chain(args.into_iter().map(|arg| arg.as_ref().to_owned())),
-        )
+        let program = [self.artifacts.guestctl.clone().into(), OsString::from("--vm"), self.endpoint().into()];
+        Invocation::new(program.into_iter().chain(args.into_iter().map(|arg| arg.as_ref().to_owned())))
     }
 
     /// Log of its serial console.
@@ -275,23 +231,12 @@ impl Drop for Vm<'_> {
         }
         // The guest's own journal says more than its console, if it can still be had.
         if self.vsock.is_some() {
-            let journal = [
-                "exec",
-                "--timeout",
-                "10",
-                "--",
-                "journalctl",
-                "-b",
-                "--no-pager",
-                "-o",
-                "short-monotonic",
-            ];
+            let journal = ["exec", "--timeout", "10", "--", "journalctl", "-b", "--no-pager", "-o", "short-monotonic"];
             if let Ok(ran) = self.guestctl(journal).run(Duration::from_secs(15)) {
                 let _ = fs::write(self.dir.join("journal.log"), ran.stdout);
             }
         }
-        let logs =
-            ["console.log", "qemu.log", "vsock.log", "journal.log"].map(|name| self.dir.join(name));
+        let logs = ["console.log", "qemu.log", "vsock.log", "journal.log"].map(|name| self.dir.join(name));
         let logs: Vec<&Path> = logs.iter().map(PathBuf::as_path).collect();
         eprintln!("{}", evidence::keep(&self.id, &logs));
     }

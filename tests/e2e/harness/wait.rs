@@ -9,11 +9,7 @@ use anyhow::{Result, bail};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Looks until `look` answers `Ok(Some(_))`, fails, or `deadline` has passed. `Ok(None)` means "not yet".
-pub(crate) fn until<T>(
-    what: &str,
-    deadline: Duration,
-    mut look: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
+pub(crate) fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let started = Instant::now();
     loop {
         if let Some(found) = look()? {
