@@ -215,3 +215,16 @@ pub(crate) fn clients_logged(log: &str) -> Vec<Ipv4Addr> {
     };
     log.lines().filter_map(address).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_read_from_either_form_of_the_log() {
+        let log =
+            "240.1.2.3:40000: response:200\n[::ffff:240.1.2.4]:40001: response:200\n[fd00:c::1]:9: response:200\n";
+        let expected = [Ipv4Addr::new(240, 1, 2, 3), Ipv4Addr::new(240, 1, 2, 4)];
+        assert_eq!(clients_logged(log), expected);
+    }
+}

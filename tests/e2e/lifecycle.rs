@@ -1,11 +1,10 @@
 //! The agent as a service: what it holds, how it ends, how it comes back.
 
 use std::io::{BufRead, BufReader, Read};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::harness::{Net, Vm, VmSpec, until};
+use crate::harness::{Net, Vm, VmSpec};
 
 /// Resident memory of the agent, in KiB.
 pub(crate) fn agent_resident_kib(vm: &Vm<'_>) -> Result<u64> {
@@ -39,12 +38,14 @@ fn a_restart_of_the_agent_completes_the_response_that_runs_and_the_agent_is_back
     stdout.read_line(&mut out)?;
     ensure!(out == "begun\n", "the command began with {out:?}");
 
-    ssh.run("systemctl restart --no-block guestd.service")?.ok()?;
-    until("systemd stops the agent", Duration::from_secs(10), || {
-        let state = ssh.run("systemctl show --property=ActiveState --value guestd.service")?.ok()?.out();
-        Ok((state == "deactivating").then_some(()))
-    })?;
-    ssh.run("echo ended >/run/drain.fifo")?.ok()?;
+    ssh.run(
+        "set -eu
+        systemctl restart --no-block guestd.service
+        until [ \"$(systemctl show --property=ActiveState --value guestd.service)\" = deactivating ]; do :; done
+        echo ended >/run/drain.fifo",
+    )?
+    .ok()
+    .context("the agent was told to end, and was not seen to wait for the command")?;
     stdout.read_to_string(&mut out)?;
     let ran = running.end()?.ok()?;
     ensure!(out == "begun\nended\n", "the response was cut: {out:?}\n{ran}");

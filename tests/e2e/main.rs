@@ -7,6 +7,7 @@ mod degraded;
 mod golden_path;
 mod harness;
 mod lifecycle;
+mod nothing_left;
 mod peers;
 mod services;
 

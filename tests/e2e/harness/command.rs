@@ -215,3 +215,20 @@ impl Drop for Resident {
         let _ = self.child.wait();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_shown_as_one_would_type_it() {
+        let shown = Invocation::new(["sh", "-c", "echo it's"]).inside(vec!["nsenter".into()]).to_string();
+        assert_eq!(shown, r"sh -c 'echo it'\''s'");
+    }
+
+    #[test]
+    fn a_command_that_takes_too_long_is_killed() {
+        let error = Invocation::new(["sleep", "600"]).run(Duration::from_millis(50)).unwrap_err();
+        assert!(error.to_string().contains("it took longer"), "{error}");
+    }
+}

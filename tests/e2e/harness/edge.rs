@@ -92,3 +92,18 @@ fn configuration(routes: &[Route], pem: &Path) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_edge_routes_by_name_and_port() {
+        let address = Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 2);
+        let routes = [Route::new("a", 443, address, 22), Route::new("b", 443, address, 23)];
+        let text = configuration(&routes, Path::new("/edge.pem"));
+        assert_eq!(text.matches("bind ").count(), 1, "{text}");
+        assert!(text.contains("use_backend route-1 if { ssl_fc_sni -i b }"), "{text}");
+        assert!(text.contains("backend route-0\n  server vm [fd00:0:0:1::2]:22\n"), "{text}");
+    }
+}

@@ -109,3 +109,59 @@ impl Machine<'_> {
         words.join(" ")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use super::*;
+
+    fn argv(spec: &VmSpec, kvm: bool) -> String {
+        let gateway = Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 1);
+        let guest = Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 2);
+        let link = Link { number: 1, tap: "tap1".into(), gateway, guest };
+        let machine = Machine {
+            spec,
+            id: "vm1",
+            link: &link,
+            kernel: "/vmlinuz".into(),
+            initramfs: "/initramfs".into(),
+            disk: "/disk".into(),
+            console: "/console".into(),
+            vhost: spec.vsock.then(|| "/vhost".into()),
+            kvm,
+        };
+        machine.argv().join(" ")
+    }
+
+    #[test]
+    fn the_guest_is_told_who_and_where_it_is() {
+        let argv = argv(&VmSpec::default(), true);
+        assert!(argv.contains(" guestd.vm_id=vm1 guestd.ip6=fd00:0:0:1::2/64,fd00:0:0:1::1 "), "{argv}");
+    }
+
+    #[test]
+    fn the_image_is_never_written() {
+        assert!(argv(&VmSpec::default(), true).contains("snapshot=on,file=/disk"));
+    }
+
+    #[test]
+    fn an_emulated_guest_is_told_the_speed_of_its_clock() {
+        assert!(argv(&VmSpec::default(), false).contains("accel=tcg"));
+        assert!(argv(&VmSpec::default(), false).contains("tsc_early_khz="));
+        assert!(!argv(&VmSpec::default(), true).contains("tsc_early_khz="));
+    }
+
+    #[test]
+    fn a_vm_without_vsock_has_no_such_device() {
+        assert!(argv(&VmSpec::default(), true).contains("vhost-user-vsock-device"));
+        assert!(!argv(&VmSpec::without_vsock(), true).contains("vsock"));
+    }
+
+    #[test]
+    fn only_a_cpu_with_virtualisation_is_trusted_with_kvm() {
+        assert!(has_kvm("processor\t: 0\nflags\t\t: fpu vmx sse\n"));
+        assert!(has_kvm("flags\t\t: fpu svm\n"));
+        assert!(!has_kvm("flags\t\t: fpu hypervisor\nvmx flags\t: vnmi\n"));
+    }
+}
