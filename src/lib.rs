@@ -4,4 +4,8 @@
 //! `server` tells the outside. `api` and `limits` depend on nothing, `client` on those two alone. `tests/arrows.rs` holds this.
 
 pub mod api;
+#[cfg(feature = "agent")]
+pub mod exec;
 pub mod limits;
+#[cfg(feature = "agent")]
+pub mod sys;
