@@ -5,7 +5,16 @@
 
 pub mod api;
 #[cfg(feature = "agent")]
-pub mod exec;
+pub mod bridge;
 pub mod limits;
+
+#[cfg(feature = "agent")]
+pub mod config;
+#[cfg(feature = "agent")]
+pub mod exec;
+#[cfg(feature = "agent")]
+pub mod facts;
+#[cfg(feature = "agent")]
+pub mod listeners;
 #[cfg(feature = "agent")]
 pub mod sys;

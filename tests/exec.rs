@@ -24,10 +24,7 @@ fn execs() -> Execs {
 
 fn argv(words: &[&str]) -> ExecRequest {
     let command = words.iter().map(|word| (*word).to_owned()).collect();
-    ExecRequest {
-        command,
-        ..ExecRequest::default()
-    }
+    ExecRequest { command, ..ExecRequest::default() }
 }
 
 fn sh(script: &str) -> ExecRequest {
@@ -63,9 +60,7 @@ fn noise(count: usize) -> Vec<u8> {
 
 fn decode(data: &str) -> Vec<u8> {
     use base64::Engine;
-    base64::engine::general_purpose::STANDARD
-        .decode(data)
-        .unwrap()
+    base64::engine::general_purpose::STANDARD.decode(data).unwrap()
 }
 
 fn write_script(path: &Path, text: &str, mode: u32) {
@@ -76,10 +71,7 @@ fn write_script(path: &Path, text: &str, mode: u32) {
 #[tokio::test]
 async fn stdout_stderr_and_exit_code_come_apart() {
     let result = run(sh("echo out; echo err >&2; exit 7")).await;
-    assert_eq!(
-        (result.stdout.as_str(), result.stderr.as_str()),
-        ("out\n", "err\n")
-    );
+    assert_eq!((result.stdout.as_str(), result.stderr.as_str()), ("out\n", "err\n"));
     assert_eq!((result.exit_code, result.signal), (7, None));
     assert!(!result.truncated && !result.timed_out);
 }
@@ -88,19 +80,13 @@ async fn stdout_stderr_and_exit_code_come_apart() {
 async fn a_death_by_signal_is_told_with_its_number() {
     for signal in [9, 15, 40, 64] {
         let result = run(sh(&format!("kill -{signal} $$"))).await;
-        assert_eq!(
-            (result.exit_code, result.signal),
-            (128 + signal, Some(signal))
-        );
+        assert_eq!((result.exit_code, result.signal), (128 + signal, Some(signal)));
     }
 }
 
 #[tokio::test]
 async fn an_argument_is_passed_on_byte_for_byte_and_no_shell_sees_it() {
-    let stdout = output(argv(&[
-        "printf", "%s|", "a b", "", "$HOME", "*", "\u{e4}\n",
-    ]))
-    .await;
+    let stdout = output(argv(&["printf", "%s|", "a b", "", "$HOME", "*", "\u{e4}\n"])).await;
     assert_eq!(stdout, "a b||$HOME|*|\u{e4}\n|");
 }
 
@@ -110,31 +96,18 @@ async fn sixty_four_mebibytes_arrive_byte_for_byte() {
     let file = directory.path().join("noise");
     let expected = noise(64 * 1024 * 1024);
     fs::write(&file, &expected).unwrap();
-    let mut stream = execs()
-        .stream(argv(&["cat", file.to_str().unwrap()]))
-        .await
-        .unwrap();
+    let mut stream = execs().stream(argv(&["cat", file.to_str().unwrap()])).await.unwrap();
     let mut at = 0;
     while let Some(frame) = stream.next().await {
         match frame {
-            StreamFrame::Chunk {
-                stream,
-                data_b64,
-                cursor,
-                ..
-            } => {
+            StreamFrame::Chunk { stream, data_b64, cursor, .. } => {
                 let bytes = decode(&data_b64);
                 assert_eq!(stream, OutputStream::Stdout);
-                assert!(
-                    expected[at..].starts_with(&bytes),
-                    "differs after byte {at}"
-                );
+                assert!(expected[at..].starts_with(&bytes), "differs after byte {at}");
                 at += bytes.len();
                 assert_eq!(cursor, at as u64);
             }
-            StreamFrame::Exit {
-                exit_code, cursor, ..
-            } => {
+            StreamFrame::Exit { exit_code, cursor, .. } => {
                 assert_eq!((exit_code, cursor), (0, expected.len() as u64));
             }
             StreamFrame::Error { message, .. } => panic!("{message}"),
@@ -150,20 +123,11 @@ async fn one_cursor_counts_both_streams() {
     let (mut out, mut err, mut total) = (Vec::new(), Vec::new(), 0);
     let end = loop {
         match stream.next().await.unwrap() {
-            StreamFrame::Chunk {
-                stream,
-                data_b64,
-                cursor,
-                ..
-            } => {
+            StreamFrame::Chunk { stream, data_b64, cursor, .. } => {
                 let bytes = decode(&data_b64);
                 total += bytes.len() as u64;
                 assert_eq!(cursor, total);
-                let one = if stream == OutputStream::Stdout {
-                    &mut out
-                } else {
-                    &mut err
-                };
+                let one = if stream == OutputStream::Stdout { &mut out } else { &mut err };
                 one.extend(bytes);
             }
             other => break other,
@@ -194,56 +158,29 @@ async fn output_that_is_no_text_comes_exactly_in_base64() {
 
 #[tokio::test]
 async fn stdin_arrives_whole_and_ends() {
-    let text: String = noise(3 * 1024 * 1024)
-        .iter()
-        .map(|byte| char::from(b'a' + byte % 26))
-        .collect();
-    let result = run(ExecRequest {
-        stdin: Some(text.clone()),
-        ..argv(&["cat"])
-    })
-    .await;
+    let text: String = noise(3 * 1024 * 1024).iter().map(|byte| char::from(b'a' + byte % 26)).collect();
+    let result = run(ExecRequest { stdin: Some(text.clone()), ..argv(&["cat"]) }).await;
     assert!(result.stdout == text);
-    let bytes = ExecRequest {
-        stdin_b64: Some("AP8K".into()),
-        ..argv(&["od", "-An", "-tx1"])
-    };
+    let bytes = ExecRequest { stdin_b64: Some("AP8K".into()), ..argv(&["od", "-An", "-tx1"]) };
     assert_eq!(output(bytes).await, " 00 ff 0a\n");
 }
 
 #[tokio::test]
 async fn a_command_need_not_read_its_stdin() {
     let stdin = Some("x".repeat(4 * 1024 * 1024));
-    assert_eq!(
-        run(ExecRequest {
-            stdin: stdin.clone(),
-            ..argv(&["true"])
-        })
-        .await
-        .exit_code,
-        0
-    );
-    let first = ExecRequest {
-        stdin,
-        ..sh("head -c 1; exec <&-; echo")
-    };
+    assert_eq!(run(ExecRequest { stdin: stdin.clone(), ..argv(&["true"]) }).await.exit_code, 0);
+    let first = ExecRequest { stdin, ..sh("head -c 1; exec <&-; echo") };
     assert_eq!(output(first).await, "x\n");
 }
 
 #[tokio::test]
 async fn stdin_that_was_not_given_is_dev_null() {
-    assert_eq!(
-        output(argv(&["readlink", "/proc/self/fd/0"])).await,
-        "/dev/null\n"
-    );
+    assert_eq!(output(argv(&["readlink", "/proc/self/fd/0"])).await, "/dev/null\n");
 }
 
 #[tokio::test]
 async fn an_id_is_kept_or_made() {
-    let given = ExecRequest {
-        exec_id: Some("build.7".into()),
-        ..argv(&["true"])
-    };
+    let given = ExecRequest { exec_id: Some("build.7".into()), ..argv(&["true"]) };
     assert_eq!(run(given).await.exec_id, "build.7");
     let made = run(argv(&["true"])).await.exec_id;
     assert_eq!(made.len(), 16);
@@ -267,23 +204,16 @@ async fn a_broken_pipe_ends_a_command_as_everywhere_else() {
 
 #[tokio::test]
 async fn a_command_leads_a_session_of_its_own_without_a_terminal() {
-    let script =
-        "set -- $(cat /proc/$$/stat); [ $1 = $5 ] && [ $1 = $6 ] && [ $7 = 0 ] && echo leads";
+    let script = "set -- $(cat /proc/$$/stat); [ $1 = $5 ] && [ $1 = $6 ] && [ $7 = 0 ] && echo leads";
     assert_eq!(output(sh(script)).await, "leads\n");
 }
 
 #[tokio::test]
 async fn a_command_is_in_a_cgroup_of_its_own_that_is_gone_afterwards() {
     let id = format!("cgroup-of-{}", std::process::id());
-    let request = ExecRequest {
-        exec_id: Some(id.clone()),
-        ..argv(&["cat", "/proc/self/cgroup"])
-    };
+    let request = ExecRequest { exec_id: Some(id.clone()), ..argv(&["cat", "/proc/self/cgroup"]) };
     let membership = output(request).await;
-    assert!(
-        membership.contains(&format!("/exec-{id}\n")),
-        "{membership}"
-    );
+    assert!(membership.contains(&format!("/exec-{id}\n")), "{membership}");
     let parent = CgroupParent::detect().unwrap();
     assert!(!parent.path().join(format!("exec-{id}")).exists());
 }
@@ -293,10 +223,7 @@ async fn root_gets_what_a_login_gives() {
     let variables = output(argv(&["env"])).await;
     let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     for line in ["HOME=/root", "USER=root", "LOGNAME=root", path] {
-        assert!(
-            variables.lines().any(|variable| variable == line),
-            "{line} in {variables}"
-        );
+        assert!(variables.lines().any(|variable| variable == line), "{line} in {variables}");
     }
     assert_eq!(variables.lines().count(), 5, "{variables}");
     assert_eq!(output(argv(&["pwd"])).await, "/root\n");
@@ -306,11 +233,7 @@ async fn root_gets_what_a_login_gives() {
 async fn each_layer_of_the_environment_goes_over_the_one_before() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("environment");
-    fs::write(
-        &file,
-        "# account\nB=file\nexport C=\"file too\"\nD=file\nnonsense\nHOME=/file\n",
-    )
-    .unwrap();
+    fs::write(&file, "# account\nB=file\nexport C=\"file too\"\nD=file\nnonsense\nHOME=/file\n").unwrap();
     let own = [("A", "agent"), ("B", "agent"), ("USER", "agent")];
     let execs = Execs::new(ExecConfig {
         base_env: own.map(|(key, value)| (key.into(), value.into())).into(),
@@ -320,10 +243,7 @@ async fn each_layer_of_the_environment_goes_over_the_one_before() {
     let mut request = sh(r#"echo "$A $B $C $D $HOME $USER $LOGNAME""#);
     request.env.insert("D".into(), "request".into());
     let result = execs.run(request.clone()).await.unwrap();
-    assert_eq!(
-        result.stdout,
-        "agent file file too request /file agent root\n"
-    );
+    assert_eq!(result.stdout, "agent file file too request /file agent root\n");
     // Read anew for each command; and a bad one stops none.
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
@@ -338,43 +258,19 @@ async fn a_command_runs_as_the_user_it_names_and_only_that() {
     let expected = "65534\n65534\n65534\n/nonexistent nobody /usr/local/bin:/usr/bin:/bin\n/\n\
                     Uid:\t65534\t65534\t65534\t65534\nCapEff:\t0000000000000000\nrefused\n";
     for user in ["nobody", "65534"] {
-        assert_eq!(
-            output(ExecRequest {
-                user: Some(user.into()),
-                ..sh(script)
-            })
-            .await,
-            expected
-        );
+        assert_eq!(output(ExecRequest { user: Some(user.into()), ..sh(script) }).await, expected);
     }
 }
 
 #[tokio::test]
 async fn a_user_has_the_supplementary_groups_of_the_group_file() {
     let directory = tempfile::tempdir().unwrap();
-    let (passwd, group) = (
-        directory.path().join("passwd"),
-        directory.path().join("group"),
-    );
+    let (passwd, group) = (directory.path().join("passwd"), directory.path().join("group"));
     fs::write(&passwd, "ada:x:4001:4002::/tmp:/bin/sh\n").unwrap();
-    fs::write(
-        &group,
-        "ada:x:4002:\nwork:x:4003:bob,ada\nplay:x:4004:bob\n",
-    )
-    .unwrap();
-    let execs = Execs::new(ExecConfig {
-        passwd,
-        group,
-        ..config()
-    });
-    let request = ExecRequest {
-        user: Some("ada".into()),
-        ..sh("id -u; id -G; pwd")
-    };
-    assert_eq!(
-        execs.run(request).await.unwrap().stdout,
-        "4001\n4002 4003\n/tmp\n"
-    );
+    fs::write(&group, "ada:x:4002:\nwork:x:4003:bob,ada\nplay:x:4004:bob\n").unwrap();
+    let execs = Execs::new(ExecConfig { passwd, group, ..config() });
+    let request = ExecRequest { user: Some("ada".into()), ..sh("id -u; id -G; pwd") };
+    assert_eq!(execs.run(request).await.unwrap().stdout, "4001\n4002 4003\n/tmp\n");
 }
 
 #[tokio::test]
@@ -388,10 +284,7 @@ async fn a_program_is_looked_up_in_the_path_of_its_own_environment() {
     write_script(&first.join("tool"), "no", 0o644);
     symlink("/bin/echo", second.join("tool")).unwrap();
     let mut request = argv(&["tool", "found"]);
-    request.env.insert(
-        "PATH".into(),
-        format!("{}:{}", first.display(), second.display()),
-    );
+    request.env.insert("PATH".into(), format!("{}:{}", first.display(), second.display()));
     assert_eq!(output(request).await, "found\n");
 }
 
@@ -400,10 +293,7 @@ async fn a_relative_program_starts_at_the_working_directory() {
     let directory = tempfile::tempdir().unwrap();
     symlink("/bin/pwd", directory.path().join("where")).unwrap();
     let working_dir = directory.path().to_str().unwrap().to_owned();
-    let request = ExecRequest {
-        working_dir: Some(working_dir.clone()),
-        ..argv(&["./where"])
-    };
+    let request = ExecRequest { working_dir: Some(working_dir.clone()), ..argv(&["./where"]) };
     assert_eq!(output(request).await, working_dir + "\n");
 }
 
@@ -413,10 +303,7 @@ async fn a_missing_program_is_told_with_what_to_do() {
         (argv(&["no-such-program", "x"]), "PATH="),
         (argv(&["/no/such/program"]), "no such file"),
         (argv(&["./no-such-program"]), "/root"),
-        (
-            argv(&["ls -la"]),
-            r#"["ls", "-la"], or ["sh", "-c", "ls -la"]"#,
-        ),
+        (argv(&["ls -la"]), r#"["ls", "-la"], or ["sh", "-c", "ls -la"]"#),
     ] {
         let (code, text) = refusal(request).await;
         assert_eq!(code, ErrorCode::ProgramNotFound);
@@ -435,10 +322,7 @@ async fn what_cannot_be_executed_is_told_with_the_reason() {
     write_script(&at("interpreter"), "#! /no/such/shell -x\n", 0o755);
     write_script(&at("private"), "#!/bin/sh\n", 0o700);
     write_script(&at("busy"), "#!/bin/sh\n", 0o755);
-    let _busy = fs::OpenOptions::new()
-        .append(true)
-        .open(at("busy"))
-        .unwrap();
+    let _busy = fs::OpenOptions::new().append(true).open(at("busy")).unwrap();
     for (name, reason) in [
         ("", "it is a directory"),
         ("mode", "its mode is 0640"),
@@ -449,11 +333,7 @@ async fn what_cannot_be_executed_is_told_with_the_reason() {
         ("busy", "open for writing"),
     ] {
         let user = (name == "private").then(|| "nobody".to_owned());
-        let (code, text) = refusal(ExecRequest {
-            user,
-            ..argv(&[at(name).to_str().unwrap()])
-        })
-        .await;
+        let (code, text) = refusal(ExecRequest { user, ..argv(&[at(name).to_str().unwrap()]) }).await;
         assert_eq!(code, ErrorCode::NotExecutable, "{text}");
         assert!(text.contains(reason), "{text}");
     }
@@ -467,19 +347,10 @@ async fn a_bad_working_directory_is_told_with_the_reason() {
         ("/no/such/directory", "root", "does not exist"),
         ("/etc/passwd", "root", "not a directory"),
         ("relative", "root", "not absolute"),
-        (
-            private.path().to_str().unwrap(),
-            "nobody",
-            "user nobody cannot enter it",
-        ),
+        (private.path().to_str().unwrap(), "nobody", "user nobody cannot enter it"),
     ] {
         let (working_dir, user) = (Some(path.into()), Some(user.into()));
-        let (code, text) = refusal(ExecRequest {
-            working_dir,
-            user,
-            ..argv(&["true"])
-        })
-        .await;
+        let (code, text) = refusal(ExecRequest { working_dir, user, ..argv(&["true"]) }).await;
         assert_eq!(code, ErrorCode::BadWorkingDir);
         assert!(text.contains(reason), "{text}");
     }
@@ -496,30 +367,12 @@ async fn malformed_requests_have_codes_of_their_own() {
         (argv(&[]), ErrorCode::EmptyCommand),
         (argv(&[""]), ErrorCode::EmptyCommand),
         (argv(&["echo", "a\0b"]), ErrorCode::NulByte),
-        (
-            argv(&["echo", &"x".repeat(128 * 1024)]),
-            ErrorCode::PayloadTooLarge,
-        ),
-        (
-            with(|r| _ = r.env.insert("not-a-key".into(), String::new())),
-            ErrorCode::BadEnv,
-        ),
-        (
-            with(|r| r.user = Some("no-such-user".into())),
-            ErrorCode::UserNotFound,
-        ),
-        (
-            with(|r| r.user = Some("4294967295".into())),
-            ErrorCode::UserNotFound,
-        ),
-        (
-            with(|r| r.exec_id = Some("../up".into())),
-            ErrorCode::InvalidField,
-        ),
-        (
-            with(|r| r.stdin_b64 = Some("?".into())),
-            ErrorCode::InvalidField,
-        ),
+        (argv(&["echo", &"x".repeat(128 * 1024)]), ErrorCode::PayloadTooLarge),
+        (with(|r| _ = r.env.insert("not-a-key".into(), String::new())), ErrorCode::BadEnv),
+        (with(|r| r.user = Some("no-such-user".into())), ErrorCode::UserNotFound),
+        (with(|r| r.user = Some("4294967295".into())), ErrorCode::UserNotFound),
+        (with(|r| r.exec_id = Some("../up".into())), ErrorCode::InvalidField),
+        (with(|r| r.stdin_b64 = Some("?".into())), ErrorCode::InvalidField),
     ] {
         assert_eq!(refusal(request).await.0, expected);
     }
@@ -529,18 +382,13 @@ async fn malformed_requests_have_codes_of_their_own() {
 async fn more_environment_than_linux_takes_is_a_typed_error() {
     let mut request = argv(&["true"]);
     let value = "v".repeat(limits::ENV_VALUE_BYTES);
-    request.env = (0..1000)
-        .map(|number| (format!("K{number}"), value.clone()))
-        .collect();
+    request.env = (0..1000).map(|number| (format!("K{number}"), value.clone())).collect();
     assert_eq!(refusal(request).await.0, ErrorCode::PayloadTooLarge);
 }
 
 #[tokio::test]
 async fn a_stream_that_cannot_start_is_an_error_and_no_stream() {
-    let error = execs()
-        .stream(argv(&["/no/such/program"]))
-        .await
-        .unwrap_err();
+    let error = execs().stream(argv(&["/no/such/program"])).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::ProgramNotFound);
 }
 
@@ -552,9 +400,6 @@ async fn counters_tell_the_started_from_the_failed() {
         execs.run(bad).await.unwrap_err();
     }
     let counters = execs.counters();
-    assert_eq!(
-        (counters.started, counters.failed, counters.timed_out),
-        (1, 2, 0)
-    );
+    assert_eq!((counters.started, counters.failed, counters.timed_out), (1, 2, 0));
     assert_eq!(execs.running(), 0);
 }

@@ -24,22 +24,12 @@ fn config() -> ExecConfig {
 
 /// With a cgroup for each exec, and without.
 fn both_ways() -> [Execs; 2] {
-    [
-        config(),
-        ExecConfig {
-            cgroup: None,
-            ..config()
-        },
-    ]
-    .map(Execs::new)
+    [config(), ExecConfig { cgroup: None, ..config() }].map(Execs::new)
 }
 
 fn sh(script: &str) -> ExecRequest {
     let command = ["sh", "-c", script].map(str::to_owned).into();
-    ExecRequest {
-        command,
-        ..ExecRequest::default()
-    }
+    ExecRequest { command, ..ExecRequest::default() }
 }
 
 /// A directory for FIFOs.
@@ -53,10 +43,7 @@ impl Gates {
     /// A script that starts in it.
     fn sh(&self, script: &str) -> ExecRequest {
         let working_dir = Some(self.0.path().to_str().unwrap().to_owned());
-        ExecRequest {
-            working_dir,
-            ..sh(script)
-        }
+        ExecRequest { working_dir, ..sh(script) }
     }
 
     fn gate(&self, name: &str) -> Gate {
@@ -73,14 +60,7 @@ impl Gate {
     /// Lets the one who reads go on.
     async fn open(&self) {
         let path = self.0.clone();
-        let open = move || {
-            OpenOptions::new()
-                .write(true)
-                .open(path)
-                .unwrap()
-                .write_all(b"go\n")
-                .unwrap()
-        };
+        let open = move || OpenOptions::new().write(true).open(path).unwrap().write_all(b"go\n").unwrap();
         tokio::task::spawn_blocking(open).await.unwrap();
     }
 
@@ -98,9 +78,7 @@ impl Gate {
 
 fn decode(data: &str) -> Vec<u8> {
     use base64::Engine;
-    base64::engine::general_purpose::STANDARD
-        .decode(data)
-        .unwrap()
+    base64::engine::general_purpose::STANDARD.decode(data).unwrap()
 }
 
 /// Bytes until there are as many, or the end.
@@ -126,8 +104,7 @@ async fn last_frame(mut stream: ExecStream) -> StreamFrame {
 /// Whether a process runs; a zombie does not.
 fn runs(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ")
-        .is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 #[tokio::test]
@@ -150,10 +127,7 @@ async fn a_grandchild_that_holds_the_output_does_not_hold_up_the_answer() {
 
 #[tokio::test]
 async fn a_grandchild_that_never_stops_talking_does_not_either() {
-    let execs = Execs::new(ExecConfig {
-        drain_time: Duration::from_millis(300),
-        ..config()
-    });
+    let execs = Execs::new(ExecConfig { drain_time: Duration::from_millis(300), ..config() });
     let gates = Gates::new();
     let over = gates.gate("over");
     let request = gates.sh("(while [ ! -e stop ]; do echo noise; done; echo >over) & echo hi");
@@ -168,10 +142,7 @@ async fn the_cgroup_of_a_daemon_goes_when_the_daemon_has_gone() {
     let gates = Gates::new();
     let (gate, pid) = (gates.gate("gate"), gates.gate("pid"));
     let id = format!("daemon-of-{}", std::process::id());
-    let path = CgroupParent::detect()
-        .unwrap()
-        .path()
-        .join(format!("exec-{id}"));
+    let path = CgroupParent::detect().unwrap().path().join(format!("exec-{id}"));
     let request = || ExecRequest {
         exec_id: Some(id.clone()),
         ..gates.sh("exec >/dev/null 2>&1; (sh -c 'echo $PPID >pid'; read x <gate; exec sleep 0) &")
@@ -203,26 +174,13 @@ async fn a_time_out_ends_the_whole_tree_even_what_left_the_session() {
         let stubborn = "trap \"\" TERM; echo $$; while :; do read x </dev/zero; done";
         let script = format!("setsid sh -c '{stubborn}' & {stubborn}");
         let id = format!("tree-of-{}", std::process::id());
-        let request = ExecRequest {
-            timeout_secs: Some(1),
-            exec_id: Some(id.clone()),
-            ..sh(&script)
-        };
+        let request = ExecRequest { timeout_secs: Some(1), exec_id: Some(id.clone()), ..sh(&script) };
         let result = execs.run(request).await.unwrap();
-        assert_eq!(
-            (result.exit_code, result.timed_out, result.signal),
-            (124, true, Some(9))
-        );
+        assert_eq!((result.exit_code, result.timed_out, result.signal), (124, true, Some(9)));
         let pids: Vec<&str> = result.stdout.lines().collect();
         assert_eq!(pids.len(), 2, "{result:?}");
         assert!(!pids.iter().any(|pid| runs(pid)), "{pids:?}");
-        assert!(
-            !CgroupParent::detect()
-                .unwrap()
-                .path()
-                .join(format!("exec-{id}"))
-                .exists()
-        );
+        assert!(!CgroupParent::detect().unwrap().path().join(format!("exec-{id}")).exists());
         assert_eq!(execs.counters().timed_out, 1);
     }
 }
@@ -231,21 +189,10 @@ async fn a_time_out_ends_the_whole_tree_even_what_left_the_session() {
 async fn a_time_out_lets_a_command_say_good_bye() {
     for execs in both_ways() {
         let script = "trap 'echo bye; exit 3' TERM; while :; do sleep 0.05; done";
-        let request = ExecRequest {
-            timeout_secs: Some(1),
-            ..sh(script)
-        };
+        let request = ExecRequest { timeout_secs: Some(1), ..sh(script) };
         let end = execs.stream(request).await.unwrap();
         let end = last_frame(end).await;
-        let StreamFrame::Exit {
-            exit_code,
-            signal,
-            timed_out,
-            cursor,
-            duration_ms,
-            ..
-        } = end
-        else {
+        let StreamFrame::Exit { exit_code, signal, timed_out, cursor, duration_ms, .. } = end else {
             panic!("{end:?}")
         };
         assert_eq!((exit_code, signal, timed_out, cursor), (124, None, true, 4));
@@ -255,12 +202,7 @@ async fn a_time_out_lets_a_command_say_good_bye() {
 
 #[tokio::test]
 async fn a_command_that_is_over_in_time_has_not_timed_out() {
-    let result = Execs::new(config())
-        .run(ExecRequest {
-            timeout_secs: Some(600),
-            ..sh("exit 5")
-        })
-        .await;
+    let result = Execs::new(config()).run(ExecRequest { timeout_secs: Some(600), ..sh("exit 5") }).await;
     let result = result.unwrap();
     assert_eq!((result.exit_code, result.timed_out), (5, false));
 }
@@ -277,16 +219,11 @@ async fn a_slow_reader_makes_the_command_wait_and_loses_nothing() {
     let status = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
     let written = || {
         let io = status("io");
-        let line = io
-            .lines()
-            .find_map(|line| line.strip_prefix("wchar: "))
-            .unwrap();
+        let line = io.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap();
         line.parse::<usize>().unwrap()
     };
     // Until the queue, the chunk in hand and the pipe are full, and it sleeps.
-    while written() < limits::EXEC_QUEUED_CHUNKS * 4096
-        || !status("status").contains("S (sleeping)")
-    {
+    while written() < limits::EXEC_QUEUED_CHUNKS * 4096 || !status("status").contains("S (sleeping)") {
         tokio::task::yield_now().await;
     }
     let most = (limits::EXEC_QUEUED_CHUNKS + 2) * limits::EXEC_CHUNK_BYTES + 2 * 64 * 1024;
@@ -294,11 +231,7 @@ async fn a_slow_reader_makes_the_command_wait_and_loses_nothing() {
     let mut total = first.len() - line.len() - 1;
     while let Some(frame) = stream.next().await {
         match frame {
-            StreamFrame::Chunk {
-                data_b64,
-                stream: OutputStream::Stdout,
-                ..
-            } => total += decode(&data_b64).len(),
+            StreamFrame::Chunk { data_b64, stream: OutputStream::Stdout, .. } => total += decode(&data_b64).len(),
             StreamFrame::Exit { exit_code: 0, .. } => {}
             other => panic!("{other:?}"),
         }
@@ -309,11 +242,7 @@ async fn a_slow_reader_makes_the_command_wait_and_loses_nothing() {
 #[tokio::test]
 async fn what_a_command_wrote_before_its_end_reaches_a_reader_that_comes_late() {
     // More than the queue holds, so that the end comes while the pipe is full; and a daemon, so that there is no end of file.
-    let execs = Execs::new(ExecConfig {
-        drain_silence: Duration::ZERO,
-        drain_time: Duration::ZERO,
-        ..config()
-    });
+    let execs = Execs::new(ExecConfig { drain_silence: Duration::ZERO, drain_time: Duration::ZERO, ..config() });
     let gates = Gates::new();
     let (gate, over) = (gates.gate("gate"), gates.gate("over"));
     let script = "(read x <gate; : >over) & i=0; while [ $i -lt 40 ]; do echo $i; i=$((i+1)); done";
@@ -338,10 +267,7 @@ async fn a_reader_that_goes_away_does_not_end_the_command() {
     let execs = Execs::new(config());
     let gates = Gates::new();
     let over = gates.gate("over");
-    let mut stream = execs
-        .stream(gates.sh("head -c 8000000 /dev/zero; echo $? >over"))
-        .await
-        .unwrap();
+    let mut stream = execs.stream(gates.sh("head -c 8000000 /dev/zero; echo $? >over")).await.unwrap();
     read(&mut stream, 1).await;
     drop(stream);
     assert_eq!(over.wait().await, "0\n");
@@ -385,13 +311,7 @@ async fn only_so_many_run_at_once_and_a_place_is_free_again_at_the_end() {
     assert_eq!(error.code(), ErrorCode::LimitReached);
     assert!(error.to_string().contains("64"), "{error}");
     // Held open for writing, it lets all of them see an end of file at once when it is closed.
-    drop(
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(gate.0)
-            .unwrap(),
-    );
+    drop(OpenOptions::new().read(true).write(true).open(gate.0).unwrap());
     execs.terminate_all();
     for stream in streams {
         assert!(matches!(last_frame(stream).await, StreamFrame::Exit { .. }));
@@ -404,16 +324,10 @@ async fn an_id_is_in_use_while_its_command_runs() {
     let execs = Execs::new(config());
     let gates = Gates::new();
     let gate = gates.gate("gate");
-    let named = |script: &str| ExecRequest {
-        exec_id: Some("one".into()),
-        ..gates.sh(script)
-    };
+    let named = |script: &str| ExecRequest { exec_id: Some("one".into()), ..gates.sh(script) };
     let stream = execs.stream(named("read x <gate")).await.unwrap();
     assert_eq!(stream.exec_id(), "one");
-    assert_eq!(
-        execs.run(named("true")).await.unwrap_err().code(),
-        ErrorCode::Conflict
-    );
+    assert_eq!(execs.run(named("true")).await.unwrap_err().code(), ErrorCode::Conflict);
     gate.open().await;
     last_frame(stream).await;
     assert_eq!(execs.run(named("true")).await.unwrap().exit_code, 0);
@@ -422,14 +336,8 @@ async fn an_id_is_in_use_while_its_command_runs() {
 #[tokio::test]
 async fn at_shutdown_commands_are_ended_and_their_ends_are_told() {
     for execs in both_ways() {
-        let polite = execs
-            .stream(sh("echo up; while :; do sleep 0.05; done"))
-            .await
-            .unwrap();
-        let stubborn = execs
-            .stream(sh("trap '' TERM; echo up; while :; do sleep 0.05; done"))
-            .await
-            .unwrap();
+        let polite = execs.stream(sh("echo up; while :; do sleep 0.05; done")).await.unwrap();
+        let stubborn = execs.stream(sh("trap '' TERM; echo up; while :; do sleep 0.05; done")).await.unwrap();
         let mut streams = [polite, stubborn];
         for stream in &mut streams {
             assert_eq!(read(stream, 3).await, b"up\n");
@@ -455,20 +363,10 @@ async fn where_a_cgroup_cannot_be_made_commands_run_all_the_same() {
     let id = format!("no-cgroup-of-{}", std::process::id());
     // Names for an exec's cgroup are up: it takes a hundred.
     let names = |number: u32| {
-        if number == 1 {
-            format!("exec-{id}")
-        } else {
-            format!("exec-{id}~{number}")
-        }
+        if number == 1 { format!("exec-{id}") } else { format!("exec-{id}~{number}") }
     };
-    let taken: Vec<_> = (1..=100)
-        .map(|number| parent.create(&names(number)).unwrap())
-        .collect();
-    let request = ExecRequest {
-        exec_id: Some(id.clone()),
-        timeout_secs: Some(1),
-        ..sh("sleep 60 & wait")
-    };
+    let taken: Vec<_> = (1..=100).map(|number| parent.create(&names(number)).unwrap()).collect();
+    let request = ExecRequest { exec_id: Some(id.clone()), timeout_secs: Some(1), ..sh("sleep 60 & wait") };
     let result = Execs::new(config()).run(request).await;
     for cgroup in taken {
         cgroup.remove().unwrap();

@@ -18,15 +18,8 @@ fn open_files() -> usize {
 /// Pids of our children, dead ones that nobody has reaped among them.
 fn children() -> BTreeSet<String> {
     let tasks = fs::read_dir("/proc/self/task").unwrap();
-    let children = tasks
-        .map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default());
-    children
-        .flat_map(|pids| {
-            pids.split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        })
-        .collect()
+    let children = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default());
+    children.flat_map(|pids| pids.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -42,11 +35,7 @@ async fn hundreds_of_commands_leave_no_process_no_descriptor_and_no_cgroup() {
         exec_id: Some(format!("stress-{}-{number}", std::process::id())),
         command: match number % 5 {
             0 => vec!["/no/such/program".into()],
-            _ => vec![
-                "sh".into(),
-                "-c".into(),
-                format!("cat; echo {number} >&2; exit {}", number % 7),
-            ],
+            _ => vec!["sh".into(), "-c".into(), format!("cat; echo {number} >&2; exit {}", number % 7)],
         },
         stdin: Some("x".repeat(number)),
         ..ExecRequest::default()
@@ -61,10 +50,7 @@ async fn hundreds_of_commands_leave_no_process_no_descriptor_and_no_cgroup() {
             match result {
                 Ok(result) => {
                     assert_eq!(result.exit_code as usize, number % 7);
-                    assert_eq!(
-                        (result.stdout.len(), result.stderr),
-                        (number, format!("{number}\n"))
-                    );
+                    assert_eq!((result.stdout.len(), result.stderr), (number, format!("{number}\n")));
                 }
                 Err(error) => {
                     assert_eq!((error.code(), number % 5), (ErrorCode::ProgramNotFound, 0))
@@ -77,11 +63,7 @@ async fn hundreds_of_commands_leave_no_process_no_descriptor_and_no_cgroup() {
     let counters = execs.counters();
     assert_eq!((counters.started, counters.failed), (201, 50));
     let ours = format!("exec-stress-{}-", std::process::id());
-    let left = fs::read_dir(parent.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name());
-    let left: Vec<_> = left
-        .filter(|name| name.to_string_lossy().starts_with(&ours))
-        .collect();
+    let left = fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with(&ours)).collect();
     assert!(left.is_empty(), "{left:?}");
 }

@@ -77,3 +77,25 @@ pub enum BridgePortState {
     /// Could not be set up; tried again.
     Failed,
 }
+
+impl BridgeRule {
+    /// Is it a rule that the bridge can carry out?
+    ///
+    /// # Errors
+    /// A sentence: port 0, or a target that is no IPv4 address of a service.
+    pub fn check(&self) -> Result<(), &'static str> {
+        match self.to.ip() {
+            _ if self.listen == 0 || self.to.port() == 0 => Err("port 0 is no port; give 1 to 65535"),
+            IpAddr::V6(_) => {
+                Err("the target is an IPv6 address; the bridge leads from IPv6 to IPv4, so give an IPv4 one")
+            }
+            IpAddr::V4(to) if to.is_unspecified() => {
+                Err("the target is 0.0.0.0; give an address of the service, such as 127.0.0.1")
+            }
+            IpAddr::V4(to) if to.is_multicast() || to.is_broadcast() => {
+                Err("the target is a multicast or broadcast address")
+            }
+            IpAddr::V4(_) => Ok(()),
+        }
+    }
+}

@@ -29,17 +29,11 @@ pub(super) struct Account {
 pub(super) fn find(user: &str, passwd: &Path, group: &Path) -> Result<Account, ExecError> {
     let read = |path: &Path| match read_bounded(path, limits::ACCOUNT_FILE_BYTES) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        other => other.map_err(|source| ExecError::AccountsUnreadable {
-            path: path.to_owned(),
-            source,
-        }),
+        other => other.map_err(|source| ExecError::AccountsUnreadable { path: path.to_owned(), source }),
     };
     let mut account = find_in(&read(passwd)?, user)
         .or_else(|| known_root(user))
-        .ok_or_else(|| ExecError::UserNotFound {
-            user: shown(user),
-            passwd: passwd.to_owned(),
-        })?;
+        .ok_or_else(|| ExecError::UserNotFound { user: shown(user), passwd: passwd.to_owned() })?;
     account.groups = groups_of(&account, &read(group)?);
     Ok(account)
 }
@@ -47,9 +41,7 @@ pub(super) fn find(user: &str, passwd: &Path, group: &Path) -> Result<Account, E
 fn find_in(passwd: &[u8], user: &str) -> Option<Account> {
     let accounts = || lines(passwd).filter_map(parse);
     let number = id(user.as_bytes());
-    accounts()
-        .find(|account| account.name == user)
-        .or_else(|| accounts().find(|account| Some(account.uid) == number))
+    accounts().find(|account| account.name == user).or_else(|| accounts().find(|account| Some(account.uid) == number))
 }
 
 /// `name:password:uid:gid:comment:home:shell`. Anything else, such as NIS's `+` lines, is no user.
@@ -59,11 +51,7 @@ fn parse(line: &[u8]) -> Option<Account> {
         return None;
     };
     let or = |field: &[u8], default: &str| {
-        if field.is_empty() {
-            default.into()
-        } else {
-            field.to_vec()
-        }
+        if field.is_empty() { default.into() } else { field.to_vec() }
     };
     Some(Account {
         name: text(name).filter(|name| !name.is_empty())?.to_owned(),
@@ -92,10 +80,7 @@ fn groups_of(account: &Account, group: &[u8]) -> Vec<u32> {
         let mut fields = line.split(|byte| *byte == b':').skip(2);
         let gid = id(fields.next()?)?;
         let members = fields.next()?;
-        members
-            .split(|byte| *byte == b',')
-            .any(|name| name == account.name.as_bytes())
-            .then_some(gid)
+        members.split(|byte| *byte == b',').any(|name| name == account.name.as_bytes()).then_some(gid)
     };
     let mut groups = vec![account.gid];
     for gid in lines(group).filter_map(member) {
@@ -139,9 +124,11 @@ mod tests {
     use super::*;
     use crate::api::ErrorCode;
 
-    const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/bash\n+::::::\nbroken:x:1\nbad:x:-1:0::/:\nmax:x:4294967295:0::/:\n\
+    const PASSWD: &[u8] =
+        b"root:x:0:0:root:/root:/bin/bash\n+::::::\nbroken:x:1\nbad:x:-1:0::/:\nmax:x:4294967295:0::/:\n\
         ada:x:1000:100:Ada,,,:/home/ada:\n7:x:1007:100::/home/seven:/bin/sh\nseven:x:7:7:::/bin/sh\n";
-    const GROUP: &[u8] = b"root:x:0:\nusers:x:100:bob\nsudo:x:27:bob,ada\nbroken\nadalike:x:50:adam\nusers2:x:100:ada\n";
+    const GROUP: &[u8] =
+        b"root:x:0:\nusers:x:100:bob\nsudo:x:27:bob,ada\nbroken\nadalike:x:50:adam\nusers2:x:100:ada\n";
 
     #[test]
     fn a_name_is_looked_for_before_a_number() {
@@ -173,10 +160,7 @@ mod tests {
     fn root_is_known_without_account_files_and_nobody_else_is() {
         let none = Path::new("/nonexistent/file");
         assert_eq!(find("0", none, none).unwrap().name, "root");
-        assert_eq!(
-            find("ada", none, none).unwrap_err().code(),
-            ErrorCode::UserNotFound
-        );
+        assert_eq!(find("ada", none, none).unwrap_err().code(), ErrorCode::UserNotFound);
     }
 
     #[test]

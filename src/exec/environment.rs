@@ -23,11 +23,7 @@ const USER_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// What login(1) sets for an account.
 pub(super) fn login(account: &Account) -> Variables {
-    let path = if account.uid == 0 {
-        ROOT_PATH
-    } else {
-        USER_PATH
-    };
+    let path = if account.uid == 0 { ROOT_PATH } else { USER_PATH };
     [
         ("HOME", account.home.clone()),
         ("SHELL", account.shell.clone()),
@@ -52,21 +48,14 @@ pub(super) fn of_file(path: &Path) -> io::Result<Variables> {
 }
 
 fn parse(text: &[u8]) -> Variables {
-    text.split(|byte| *byte == b'\n')
-        .filter_map(parse_line)
-        .collect()
+    text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
 }
 
 fn parse_line(line: &[u8]) -> Option<(String, Vec<u8>)> {
     let line = line.trim_ascii();
-    let line = line
-        .strip_prefix(b"export ")
-        .unwrap_or(line)
-        .trim_ascii_start();
+    let line = line.strip_prefix(b"export ").unwrap_or(line).trim_ascii_start();
     let equals = line.iter().position(|byte| *byte == b'=')?;
-    let key = str::from_utf8(&line[..equals])
-        .ok()
-        .filter(|key| is_identifier(key))?;
+    let key = str::from_utf8(&line[..equals]).ok().filter(|key| is_identifier(key))?;
     let value = unquote(&line[equals + 1..]);
     (!value.contains(&0)).then(|| (key.to_owned(), value.to_vec()))
 }
@@ -79,13 +68,8 @@ fn unquote(value: &[u8]) -> &[u8] {
         }
         return rest;
     }
-    let comment =
-        (1..value.len()).find(|&at| value[at] == b'#' && value[at - 1].is_ascii_whitespace());
-    let comment = if value.starts_with(b"#") {
-        Some(0)
-    } else {
-        comment
-    };
+    let comment = (1..value.len()).find(|&at| value[at] == b'#' && value[at - 1].is_ascii_whitespace());
+    let comment = if value.starts_with(b"#") { Some(0) } else { comment };
     value[..comment.unwrap_or(value.len())].trim_ascii_end()
 }
 
@@ -93,8 +77,7 @@ fn unquote(value: &[u8]) -> &[u8] {
 fn without_comment_after(quote: u8, rest: &[u8]) -> Option<usize> {
     let closes = |at: usize| {
         let after = rest[at + 1..].trim_ascii_start();
-        rest[at] == quote
-            && (after.is_empty() || (after.starts_with(b"#") && after.len() < rest.len() - at - 1))
+        rest[at] == quote && (after.is_empty() || (after.starts_with(b"#") && after.len() < rest.len() - at - 1))
     };
     (0..rest.len()).find(|&at| closes(at))
 }
@@ -103,9 +86,7 @@ fn without_comment_after(quote: u8, rest: &[u8]) -> Option<usize> {
 pub(super) fn is_identifier(key: &str) -> bool {
     !key.is_empty()
         && !key.starts_with(|first: char| first.is_ascii_digit())
-        && key
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 /// One layer over the other, as execve wants them.
@@ -156,20 +137,14 @@ mod tests {
 
     #[test]
     fn a_number_sign_inside_a_value_does_not_cut_it() {
-        for (line, value) in [
-            ("K=to#ken", "to#ken"),
-            ("K=\"a #b\"", "a #b"),
-            ("K=\"a\"#b\"", "a\"#b"),
-        ] {
+        for (line, value) in [("K=to#ken", "to#ken"), ("K=\"a #b\"", "a #b"), ("K=\"a\"#b\"", "a\"#b")] {
             assert_eq!(value_of(line).as_deref(), Some(value), "{line}");
         }
     }
 
     #[test]
     fn what_is_no_assignment_is_skipped() {
-        for line in [
-            "", "# K=v", "K", "1K=v", "K K=v", "=v", "K-1=v", "export", "K=a\0b", "Ä=v",
-        ] {
+        for line in ["", "# K=v", "K", "1K=v", "K K=v", "=v", "K-1=v", "export", "K=a\0b", "Ä=v"] {
             assert_eq!(parse_line(line.as_bytes()), None, "{line}");
         }
     }
@@ -183,10 +158,6 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_an_empty_layer() {
-        assert!(
-            of_file(Path::new("/nonexistent/environment"))
-                .unwrap()
-                .is_empty()
-        );
+        assert!(of_file(Path::new("/nonexistent/environment")).unwrap().is_empty());
     }
 }

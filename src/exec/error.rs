@@ -10,9 +10,7 @@ use crate::sys::process::{LaunchError, Stage};
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
     /// `command` has no words, or an empty first one.
-    #[error(
-        r#"there is nothing to run: `command` needs the program as its first word, such as ["uname", "-a"]"#
-    )]
+    #[error(r#"there is nothing to run: `command` needs the program as its first word, such as ["uname", "-a"]"#)]
     EmptyCommand,
     /// A NUL byte where the kernel takes strings that end with one.
     #[error("{field} has a NUL byte in it, which Linux cannot pass to a program; take it out")]
@@ -137,17 +135,13 @@ pub enum ExecError {
         id: String,
     },
     /// As many run as may.
-    #[error(
-        "{limit} execs are running, which is the limit; wait for one to end, or give long ones a `timeout_secs`"
-    )]
+    #[error("{limit} execs are running, which is the limit; wait for one to end, or give long ones a `timeout_secs`")]
     TooManyRunning {
         /// The limit.
         limit: usize,
     },
     /// The kernel has no room for another process.
-    #[error(
-        "the guest has no room to start a process now: {source}; end something in it, or try again"
-    )]
+    #[error("the guest has no room to start a process now: {source}; end something in it, or try again")]
     NoRoom {
         /// What failed, and why.
         source: LaunchError,
@@ -189,16 +183,12 @@ impl ExecError {
         match self {
             Self::EmptyCommand => ErrorCode::EmptyCommand,
             Self::NulByte { .. } => ErrorCode::NulByte,
-            Self::ArgumentTooLong { .. }
-            | Self::ArgumentsTooLong { .. }
-            | Self::TooLongForKernel => ErrorCode::PayloadTooLarge,
+            Self::ArgumentTooLong { .. } | Self::ArgumentsTooLong { .. } | Self::TooLongForKernel => {
+                ErrorCode::PayloadTooLarge
+            }
             Self::BadEnvKey { .. } | Self::EnvTooLong { .. } => ErrorCode::BadEnv,
-            Self::BadExecId { .. } | Self::StdinTwice | Self::BadBase64 { .. } => {
-                ErrorCode::InvalidField
-            }
-            Self::WorkingDirRelative { .. } | Self::BadWorkingDir { .. } => {
-                ErrorCode::BadWorkingDir
-            }
+            Self::BadExecId { .. } | Self::StdinTwice | Self::BadBase64 { .. } => ErrorCode::InvalidField,
+            Self::WorkingDirRelative { .. } | Self::BadWorkingDir { .. } => ErrorCode::BadWorkingDir,
             Self::ProgramNotFound { .. } => ErrorCode::ProgramNotFound,
             Self::NotExecutable { .. } => ErrorCode::NotExecutable,
             Self::UserNotFound { .. } => ErrorCode::UserNotFound,
@@ -216,14 +206,9 @@ impl ExecError {
     /// A failed launch that tells nothing about the program or its directory.
     pub(super) fn of_launch(error: LaunchError) -> Self {
         match error.source.raw_os_error() {
-            Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => {
-                Self::NoRoom { source: error }
-            }
+            Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => Self::NoRoom { source: error },
             Some(libc::E2BIG) if error.stage == Stage::Execute => Self::TooLongForKernel,
-            _ => Self::Start {
-                what: error.stage.call(),
-                source: error.source,
-            },
+            _ => Self::Start { what: error.stage.call(), source: error.source },
         }
     }
 }

@@ -64,10 +64,7 @@ impl Default for ExecConfig {
 
 impl ExecConfig {
     pub(super) fn patience(&self) -> Patience {
-        Patience {
-            silence: self.drain_silence,
-            limit: self.drain_time,
-        }
+        Patience { silence: self.drain_silence, limit: self.drain_time }
     }
 }
 
@@ -116,11 +113,7 @@ impl Execs {
         Ok(ExecStream { exec_id, frames })
     }
 
-    fn launch(
-        &self,
-        request: ExecRequest,
-        sink: impl FnOnce(&str) -> Sink,
-    ) -> Result<String, ExecError> {
+    fn launch(&self, request: ExecRequest, sink: impl FnOnce(&str) -> Sink) -> Result<String, ExecError> {
         let shared = &self.0;
         let claim = || {
             let order = Order::try_from(request)?;
@@ -131,13 +124,7 @@ impl Execs {
             shared.table.failed.fetch_add(1, Ordering::Relaxed);
         })?;
         let sink = sink(&id);
-        tokio::spawn(session(
-            Arc::clone(shared),
-            slot,
-            order,
-            sink,
-            shared.table.open(),
-        ));
+        tokio::spawn(session(Arc::clone(shared), slot, order, sink, shared.table.open()));
         Ok(id)
     }
 
@@ -167,10 +154,8 @@ impl Execs {
 /// 64 random bits, taken at each use: a generator of our own would be the same in two clones of a VM.
 fn random_id() -> Result<String, ExecError> {
     let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|error| ExecError::Start {
-        what: "making an id",
-        source: io::Error::other(error),
-    })?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| ExecError::Start { what: "making an id", source: io::Error::other(error) })?;
     Ok(format!("{:016x}", u64::from_ne_bytes(bytes)))
 }
 

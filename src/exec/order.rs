@@ -46,11 +46,7 @@ impl TryFrom<ExecRequest> for Order {
         let stdin = match (request.stdin, request.stdin_b64) {
             (Some(_), Some(_)) => return Err(ExecError::StdinTwice),
             (Some(text), None) => Some(text.into_bytes()),
-            (None, Some(coded)) => Some(
-                STANDARD
-                    .decode(coded)
-                    .map_err(|source| ExecError::BadBase64 { source })?,
-            ),
+            (None, Some(coded)) => Some(STANDARD.decode(coded).map_err(|source| ExecError::BadBase64 { source })?),
             (None, None) => None,
         };
         if let Some(path) = &request.working_dir {
@@ -65,18 +61,11 @@ impl TryFrom<ExecRequest> for Order {
         Ok(Self {
             program,
             argv: arguments(request.command)?,
-            env: request
-                .env
-                .into_iter()
-                .map(variable)
-                .collect::<Result<_, _>>()?,
+            env: request.env.into_iter().map(variable).collect::<Result<_, _>>()?,
             working_dir: request.working_dir,
             user: request.user,
             stdin,
-            timeout: request
-                .timeout_secs
-                .filter(|secs| *secs > 0)
-                .map(Duration::from_secs),
+            timeout: request.timeout_secs.filter(|secs| *secs > 0).map(Duration::from_secs),
             exec_id: request.exec_id,
         })
     }
@@ -85,57 +74,31 @@ impl TryFrom<ExecRequest> for Order {
 fn check_id(id: &str) -> Result<(), ExecError> {
     let limit = limits::EXEC_ID_BYTES;
     let fits = (1..=limit).contains(&id.len());
-    if fits
-        && id
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-    {
+    if fits && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
         return Ok(());
     }
-    Err(ExecError::BadExecId {
-        id: shown(id),
-        limit,
-    })
+    Err(ExecError::BadExecId { id: shown(id), limit })
 }
 
 fn arguments(command: Vec<String>) -> Result<Vec<CString>, ExecError> {
     let total: usize = command.iter().map(|word| word.len() + 1).sum();
-    if let Some((index, word)) = command
-        .iter()
-        .enumerate()
-        .find(|(_, word)| word.len() >= limits::EXEC_ARGUMENT_BYTES)
+    if let Some((index, word)) = command.iter().enumerate().find(|(_, word)| word.len() >= limits::EXEC_ARGUMENT_BYTES)
     {
         let limit = limits::EXEC_ARGUMENT_BYTES - 1;
-        return Err(ExecError::ArgumentTooLong {
-            index,
-            bytes: word.len(),
-            limit,
-        });
+        return Err(ExecError::ArgumentTooLong { index, bytes: word.len(), limit });
     }
     if total > limits::EXEC_ARGV_BYTES {
         let limit = limits::EXEC_ARGV_BYTES;
-        return Err(ExecError::ArgumentsTooLong {
-            bytes: total,
-            limit,
-        });
+        return Err(ExecError::ArgumentsTooLong { bytes: total, limit });
     }
     let word = |(index, word): (usize, String)| {
-        CString::new(word).map_err(|_| ExecError::NulByte {
-            field: format!("argument {index} of `command`"),
-        })
+        CString::new(word).map_err(|_| ExecError::NulByte { field: format!("argument {index} of `command`") })
     };
     command.into_iter().enumerate().map(word).collect()
 }
 
 fn variable((key, value): (String, String)) -> Result<(String, Vec<u8>), ExecError> {
-    let too_long = |what, bytes, limit| {
-        Err(ExecError::EnvTooLong {
-            what,
-            key: shown(&key),
-            bytes,
-            limit,
-        })
-    };
+    let too_long = |what, bytes, limit| Err(ExecError::EnvTooLong { what, key: shown(&key), bytes, limit });
     no_nul("a key in `env`", &key)?;
     if key.len() > limits::ENV_KEY_BYTES {
         return too_long("key", key.len(), limits::ENV_KEY_BYTES);
@@ -152,9 +115,7 @@ fn variable((key, value): (String, String)) -> Result<(String, Vec<u8>), ExecErr
 
 fn no_nul(field: &str, text: &str) -> Result<(), ExecError> {
     if text.contains('\0') {
-        return Err(ExecError::NulByte {
-            field: field.to_owned(),
-        });
+        return Err(ExecError::NulByte { field: field.to_owned() });
     }
     Ok(())
 }
@@ -166,10 +127,7 @@ mod tests {
 
     fn request(command: &[&str]) -> ExecRequest {
         let command = command.iter().map(|word| (*word).to_owned()).collect();
-        ExecRequest {
-            command,
-            ..ExecRequest::default()
-        }
+        ExecRequest { command, ..ExecRequest::default() }
     }
 
     fn refusal(request: ExecRequest) -> ExecError {
@@ -199,19 +157,10 @@ mod tests {
         };
         let cases = [
             (with(|r| r.command[1] = "a\0b".into()), "argument 1"),
-            (
-                with(|r| r.working_dir = Some("/\0".into())),
-                "`working_dir`",
-            ),
+            (with(|r| r.working_dir = Some("/\0".into())), "`working_dir`"),
             (with(|r| r.user = Some("\0".into())), "`user`"),
-            (
-                with(|r| _ = r.env.insert("A".into(), "\0".into())),
-                "value of A",
-            ),
-            (
-                with(|r| _ = r.env.insert("A\0".into(), "x".into())),
-                "a key in `env`",
-            ),
+            (with(|r| _ = r.env.insert("A".into(), "\0".into())), "value of A"),
+            (with(|r| _ = r.env.insert("A\0".into(), "x".into())), "a key in `env`"),
         ];
         for (error, place) in cases {
             assert_eq!(error.code(), ErrorCode::NulByte, "{error}");
@@ -291,11 +240,7 @@ mod tests {
         assert_eq!(with(Some("hi"), None).unwrap().stdin, Some(b"hi".to_vec()));
         assert_eq!(with(None, Some("/wA=")).unwrap().stdin, Some(vec![255, 0]));
         assert_eq!(with(Some(""), None).unwrap().stdin, Some(Vec::new()));
-        for error in [
-            with(Some("a"), Some("YQ==")),
-            with(None, Some("YQ")),
-            with(None, Some("!")),
-        ] {
+        for error in [with(Some("a"), Some("YQ==")), with(None, Some("YQ")), with(None, Some("!"))] {
             assert_eq!(error.unwrap_err().code(), ErrorCode::InvalidField);
         }
     }

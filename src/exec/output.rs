@@ -46,12 +46,7 @@ impl Output {
     }
 
     /// Hands all output to the sink. Returns when both pipes have ended, or the command has exited and its output is drained.
-    pub(super) async fn forward(
-        &mut self,
-        sink: &mut Sink,
-        mut exited: oneshot::Receiver<()>,
-        patience: Patience,
-    ) {
+    pub(super) async fn forward(&mut self, sink: &mut Sink, mut exited: oneshot::Receiver<()>, patience: Patience) {
         let mut drain: Option<Drain> = None;
         while !self.is_over() {
             let Self { stdout, stderr } = self;
@@ -117,9 +112,7 @@ impl Pipe {
     }
 
     fn pending(&self) -> usize {
-        self.0
-            .as_ref()
-            .map_or(0, |pipe| pending(pipe.as_fd()).unwrap_or(0))
+        self.0.as_ref().map_or(0, |pipe| pending(pipe.as_fd()).unwrap_or(0))
     }
 }
 
@@ -135,23 +128,14 @@ struct Drain {
 
 impl Drain {
     fn begin(now: Instant, patience: Patience, owed: [usize; 2]) -> Self {
-        Self {
-            patience,
-            owed,
-            quiet_until: now + patience.silence,
-            until: now + patience.limit,
-        }
+        Self { patience, owed, quiet_until: now + patience.silence, until: now + patience.limit }
     }
 
     /// Notes that so many bytes were given to the reader, who took from `before` to `after` to take them.
     fn handed_over(&mut self, stream: OutputStream, count: usize, before: Instant, after: Instant) {
         let owed = &mut self.owed[stream as usize];
         // At the end of file nothing is owed any more, whatever was counted.
-        *owed = if count == 0 {
-            0
-        } else {
-            owed.saturating_sub(count)
-        };
+        *owed = if count == 0 { 0 } else { owed.saturating_sub(count) };
         self.quiet_until = after + self.patience.silence;
         self.until += after - before;
     }
@@ -166,10 +150,7 @@ impl Drain {
 mod tests {
     use super::*;
 
-    const PATIENCE: Patience = Patience {
-        silence: Duration::from_millis(250),
-        limit: Duration::from_secs(2),
-    };
+    const PATIENCE: Patience = Patience { silence: Duration::from_millis(250), limit: Duration::from_secs(2) };
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
@@ -207,9 +188,6 @@ mod tests {
         let start = Instant::now();
         let mut drain = Drain::begin(start, PATIENCE, [0, 0]);
         drain.handed_over(OutputStream::Stdout, 5, start, start + 60 * SECOND);
-        assert_eq!(
-            drain.deadline(),
-            Some(start + 60 * SECOND + PATIENCE.silence)
-        );
+        assert_eq!(drain.deadline(), Some(start + 60 * SECOND + PATIENCE.silence));
     }
 }

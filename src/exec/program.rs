@@ -20,11 +20,7 @@ pub(super) fn candidates(program: &str, path: &[u8]) -> Vec<Vec<u8>> {
         return vec![program.as_bytes().to_vec()];
     }
     let join = |directory: &[u8]| {
-        let directory = if directory.is_empty() {
-            b"."
-        } else {
-            directory
-        };
+        let directory = if directory.is_empty() { b"." } else { directory };
         [directory, b"/", program.as_bytes()].concat()
     };
     path.split(|byte| *byte == b':').map(join).collect()
@@ -83,10 +79,7 @@ impl Attempt<'_> {
     /// The first candidate that is there.
     fn existing(&self) -> Option<PathBuf> {
         let path = |candidate: &Vec<u8>| self.directory.join(OsStr::from_bytes(candidate));
-        self.candidates
-            .iter()
-            .map(path)
-            .find(|path| fs::metadata(path).is_ok())
+        self.candidates.iter().map(path).find(|path| fs::metadata(path).is_ok())
     }
 
     fn not_found(&self) -> ExecError {
@@ -100,21 +93,12 @@ impl Attempt<'_> {
         } else if self.program.starts_with('/') {
             "there is no such file in the guest".to_owned()
         } else if self.program.contains('/') {
-            format!(
-                "there is no such file below {:?}, where it would run",
-                self.directory
-            )
+            format!("there is no such file below {:?}, where it would run", self.directory)
         } else {
             let path = String::from_utf8_lossy(self.path);
-            format!(
-                "it is in no directory of PATH={}; install it, or name it by its path",
-                shown(&path)
-            )
+            format!("it is in no directory of PATH={}; install it, or name it by its path", shown(&path))
         };
-        ExecError::ProgramNotFound {
-            program: shown(self.program),
-            why,
-        }
+        ExecError::ProgramNotFound { program: shown(self.program), why }
     }
 
     fn denied(&self, file: &Path) -> String {
@@ -134,10 +118,7 @@ impl Attempt<'_> {
 }
 
 fn not_executable(file: &Path, why: String) -> ExecError {
-    ExecError::NotExecutable {
-        program: shown(&file.to_string_lossy()),
-        why,
-    }
+    ExecError::NotExecutable { program: shown(&file.to_string_lossy()), why }
 }
 
 /// The file is there and yet "not found": what it wants to be run by is not.
@@ -157,27 +138,16 @@ fn head(file: &Path) -> Option<Vec<u8>> {
     fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
     let mut head = Vec::new();
     // The kernel looks at 256 bytes (BINPRM_BUF_SIZE).
-    File::open(file)
-        .ok()?
-        .take(256)
-        .read_to_end(&mut head)
-        .ok()?;
+    File::open(file).ok()?.take(256).read_to_end(&mut head).ok()?;
     Some(head)
 }
 
 /// The interpreter that a script names.
 fn interpreter(head: &[u8]) -> Option<String> {
-    let line = head
-        .strip_prefix(b"#!")?
-        .split(|byte| *byte == b'\n')
-        .next()?;
+    let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
     // Of DOS line ends the kernel takes the \r for a part of the name: let it be seen.
-    let mut words = line
-        .split(|byte| b" \t".contains(byte))
-        .filter(|word| !word.is_empty());
-    words
-        .next()
-        .map(|word| String::from_utf8_lossy(word).into_owned())
+    let mut words = line.split(|byte| b" \t".contains(byte)).filter(|word| !word.is_empty());
+    words.next().map(|word| String::from_utf8_lossy(word).into_owned())
 }
 
 fn shown_words(words: &[&str]) -> String {
@@ -204,10 +174,7 @@ mod tests {
 
     #[test]
     fn the_interpreter_of_a_script_is_its_first_word() {
-        assert_eq!(
-            interpreter(b"#! /usr/bin/env python3\n").as_deref(),
-            Some("/usr/bin/env")
-        );
+        assert_eq!(interpreter(b"#! /usr/bin/env python3\n").as_deref(), Some("/usr/bin/env"));
         assert_eq!(interpreter(b"#!/bin/sh\r\nx").as_deref(), Some("/bin/sh\r"));
         assert_eq!(interpreter(b"\x7fELF"), None);
         assert_eq!(interpreter(b"#!\n"), None);

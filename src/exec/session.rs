@@ -34,21 +34,9 @@ pub(super) struct Shared {
 }
 
 /// Runs an order to its end.
-pub(super) async fn session(
-    shared: Arc<Shared>,
-    slot: Slot,
-    order: Order,
-    mut sink: Sink,
-    open: Open,
-) {
+pub(super) async fn session(shared: Arc<Shared>, slot: Slot, order: Order, mut sink: Sink, open: Open) {
     let timeout = order.timeout;
-    let Started {
-        leader,
-        tree,
-        mut output,
-        stdin,
-        at,
-    } = match begin(&shared, slot.id(), order).await {
+    let Started { leader, tree, mut output, stdin, at } = match begin(&shared, slot.id(), order).await {
         Ok(started) => started,
         Err(error) => {
             shared.table.failed.fetch_add(1, Ordering::Relaxed);
@@ -58,21 +46,11 @@ pub(super) async fn session(
         }
     };
     shared.table.started.fetch_add(1, Ordering::Relaxed);
-    tracing::debug!(
-        exec_id = slot.id(),
-        pid = leader.get().pid(),
-        "exec started"
-    );
+    tracing::debug!(exec_id = slot.id(), pid = leader.get().pid(), "exec started");
     sink.started();
 
     let (over, exited) = oneshot::channel();
-    let life = Life {
-        shared: Arc::clone(&shared),
-        slot,
-        leader,
-        tree,
-        at,
-    };
+    let life = Life { shared: Arc::clone(&shared), slot, leader, tree, at };
     let end = async {
         let end = life.follow(timeout).await;
         // The reading side may have come to its end already.
@@ -89,11 +67,7 @@ pub(super) async fn session(
         Err(Lost::Status(source)) => sink.fail(ExecError::ExitLost { source }).await,
         Err(Lost::Stuck(life)) => {
             let secs = limits::EXEC_KILL_TIME.as_secs();
-            sink.fail(ExecError::Unkillable {
-                pid: life.leader.get().pid(),
-                secs,
-            })
-            .await;
+            sink.fail(ExecError::Unkillable { pid: life.leader.get().pid(), secs }).await;
             // It keeps its place, and nobody waits for it any longer.
             tokio::spawn(life.outlast());
         }
@@ -106,14 +80,9 @@ pub(super) async fn session(
 async fn begin(shared: &Arc<Shared>, id: &str, order: Order) -> Result<Started, ExecError> {
     let (shared, id) = (Arc::clone(shared), id.to_owned());
     let start = move || start(&shared.config, &shared.lingering, &id, order);
-    tokio::task::spawn_blocking(start)
-        .await
-        .unwrap_or_else(|error| {
-            Err(ExecError::Start {
-                what: "running the thread that starts it",
-                source: io::Error::other(error),
-            })
-        })
+    tokio::task::spawn_blocking(start).await.unwrap_or_else(|error| {
+        Err(ExecError::Start { what: "running the thread that starts it", source: io::Error::other(error) })
+    })
 }
 
 /// A process that runs, with its place in the table.
@@ -137,13 +106,7 @@ impl Life {
     /// Waits for the end of the command, and brings it about at the time-out or when told to stop. When this returns, the id
     /// is free, and of a command that had to be ended no process is left.
     async fn follow(self, timeout: Option<Duration>) -> Result<Ending, Lost> {
-        let Self {
-            shared,
-            slot,
-            leader,
-            tree,
-            ..
-        } = &self;
+        let Self { shared, slot, leader, tree, .. } = &self;
         let (forced, timed_out) = tokio::select! {
             biased;
             () = leader.ended() => (false, false),
@@ -153,15 +116,8 @@ impl Life {
         if timed_out {
             shared.table.timed_out.fetch_add(1, Ordering::Relaxed);
         }
-        if forced
-            && !tree
-                .end(shared.config.kill_grace, limits::EXEC_KILL_TIME)
-                .await
-        {
-            tracing::warn!(
-                exec_id = slot.id(),
-                "a process of an exec is still there after SIGKILL"
-            );
+        if forced && !tree.end(shared.config.kill_grace, limits::EXEC_KILL_TIME).await {
+            tracing::warn!(exec_id = slot.id(), "a process of an exec is still there after SIGKILL");
             if leader.ended().now_or_never().is_none() {
                 return Err(Lost::Stuck(self));
             }
@@ -171,11 +127,7 @@ impl Life {
         let duration = self.at.elapsed();
         tracing::debug!(exec_id = slot.id(), ?exit, timed_out, "exec ended");
         self.shared.lingering.bury(self.tree);
-        Ok(Ending {
-            exit,
-            timed_out,
-            duration,
-        })
+        Ok(Ending { exit, timed_out, duration })
     }
 
     /// Waits for the end of one that was given up.

@@ -59,15 +59,9 @@ pub(super) struct Sink {
 #[derive(Debug)]
 enum Reader {
     /// Waits for the whole.
-    Whole {
-        reply: oneshot::Sender<Result<ExecResult, ExecError>>,
-        kept: Kept,
-    },
+    Whole { reply: oneshot::Sender<Result<ExecResult, ExecError>>, kept: Kept },
     /// Waits for the start, or why there is none.
-    Starting {
-        started: oneshot::Sender<Result<(), ExecError>>,
-        frames: mpsc::Sender<StreamFrame>,
-    },
+    Starting { started: oneshot::Sender<Result<(), ExecError>>, frames: mpsc::Sender<StreamFrame> },
     /// Takes frames.
     Frames(mpsc::Sender<StreamFrame>),
     /// Is gone, or has all.
@@ -82,11 +76,7 @@ impl Sink {
         reply: oneshot::Sender<Result<ExecResult, ExecError>>,
     ) -> Self {
         let kept = Kept::new(Arc::clone(budget));
-        Self {
-            exec_id: exec_id.to_owned(),
-            cursor: 0,
-            reader: Reader::Whole { reply, kept },
-        }
+        Self { exec_id: exec_id.to_owned(), cursor: 0, reader: Reader::Whole { reply, kept } }
     }
 
     /// Sends output as it comes, and waits while the channel is full.
@@ -95,11 +85,7 @@ impl Sink {
         started: oneshot::Sender<Result<(), ExecError>>,
         frames: mpsc::Sender<StreamFrame>,
     ) -> Self {
-        Self {
-            exec_id: exec_id.to_owned(),
-            cursor: 0,
-            reader: Reader::Starting { started, frames },
-        }
+        Self { exec_id: exec_id.to_owned(), cursor: 0, reader: Reader::Starting { started, frames } }
     }
 
     /// The command runs.
@@ -127,12 +113,7 @@ impl Sink {
                 let data_b64 = STANDARD.encode(&bytes);
                 drop(bytes);
                 let exec_id = self.exec_id.clone();
-                let frame = StreamFrame::Chunk {
-                    stream,
-                    data_b64,
-                    cursor: self.cursor,
-                    exec_id,
-                };
+                let frame = StreamFrame::Chunk { stream, data_b64, cursor: self.cursor, exec_id };
                 frames.send(frame).await.is_err()
             }
             Reader::Starting { .. } | Reader::Gone => false,
@@ -169,10 +150,7 @@ impl Sink {
             Reader::Whole { reply, .. } => _ = reply.send(Err(error)),
             Reader::Starting { started, .. } => _ = started.send(Err(error)),
             Reader::Frames(frames) => {
-                let frame = StreamFrame::Error {
-                    code: error.code(),
-                    message: error.to_string(),
-                };
+                let frame = StreamFrame::Error { code: error.code(), message: error.to_string() };
                 let _ = frames.send(frame).await;
             }
             Reader::Gone => {}
@@ -191,11 +169,7 @@ impl Budget {
 
     /// Takes up to so many bytes.
     fn take(&self, wanted: usize) -> usize {
-        let update = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                Some(left - left.min(wanted))
-            });
+        let update = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left - left.min(wanted)));
         update.map_or(0, |left| left.min(wanted))
     }
 
@@ -215,12 +189,7 @@ struct Kept {
 
 impl Kept {
     fn new(budget: Arc<Budget>) -> Self {
-        Self {
-            stdout: Vec::new(),
-            stderr: Vec::new(),
-            truncated: false,
-            budget,
-        }
+        Self { stdout: Vec::new(), stderr: Vec::new(), truncated: false, budget }
     }
 
     fn add(&mut self, stream: OutputStream, bytes: &[u8]) {
@@ -235,10 +204,7 @@ impl Kept {
     }
 
     fn into_result(mut self, exec_id: String, ending: Ending) -> ExecResult {
-        let (stdout, stderr) = (
-            std::mem::take(&mut self.stdout),
-            std::mem::take(&mut self.stderr),
-        );
+        let (stdout, stderr) = (std::mem::take(&mut self.stdout), std::mem::take(&mut self.stderr));
         // From here on it is a response, of which there are as many as connections.
         self.budget.give_back(stdout.len() + stderr.len());
         let (stdout, stdout_b64) = text(stdout, self.truncated);
@@ -275,10 +241,7 @@ fn text(mut bytes: Vec<u8>, truncated: bool) -> (String, Option<String>) {
     }
     match String::from_utf8(bytes) {
         Ok(text) => (text, None),
-        Err(error) => (
-            String::from_utf8_lossy(error.as_bytes()).into_owned(),
-            Some(STANDARD.encode(error.as_bytes())),
-        ),
+        Err(error) => (String::from_utf8_lossy(error.as_bytes()).into_owned(), Some(STANDARD.encode(error.as_bytes()))),
     }
 }
 
@@ -286,33 +249,14 @@ fn text(mut bytes: Vec<u8>, truncated: bool) -> (String, Option<String>) {
 mod tests {
     use super::*;
 
-    const DONE: Ending = Ending {
-        exit: Exit::Code(0),
-        timed_out: false,
-        duration: Duration::ZERO,
-    };
+    const DONE: Ending = Ending { exit: Exit::Code(0), timed_out: false, duration: Duration::ZERO };
 
     #[test]
     fn a_time_out_is_124_however_the_command_took_it() {
         for exit in [Exit::Code(0), Exit::Signal(15)] {
-            assert_eq!(
-                Ending {
-                    exit,
-                    timed_out: true,
-                    ..DONE
-                }
-                .exit_code(),
-                124
-            );
+            assert_eq!(Ending { exit, timed_out: true, ..DONE }.exit_code(), 124);
         }
-        assert_eq!(
-            Ending {
-                exit: Exit::Signal(9),
-                ..DONE
-            }
-            .exit_code(),
-            137
-        );
+        assert_eq!(Ending { exit: Exit::Signal(9), ..DONE }.exit_code(), 137);
     }
 
     #[test]
@@ -344,10 +288,7 @@ mod tests {
     #[test]
     fn bytes_that_are_no_text_come_in_base64_too() {
         assert_eq!(text(b"ok".into(), false), ("ok".into(), None));
-        assert_eq!(
-            text(vec![b'a', 0xff], false),
-            ("a\u{fffd}".into(), Some("Yf8=".into()))
-        );
+        assert_eq!(text(vec![b'a', 0xff], false), ("a\u{fffd}".into(), Some("Yf8=".into())));
     }
 
     #[test]

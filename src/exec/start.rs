@@ -37,12 +37,7 @@ pub(super) struct Started {
 }
 
 /// Starts an order under this id. Needs to be called within a runtime, on a thread that may block.
-pub(super) fn start(
-    config: &ExecConfig,
-    lingering: &Lingering,
-    id: &str,
-    order: Order,
-) -> Result<Started, ExecError> {
+pub(super) fn start(config: &ExecConfig, lingering: &Lingering, id: &str, order: Order) -> Result<Started, ExecError> {
     let ready = Ready::new(config, order)?;
     lingering.sweep();
     let cgroup = config.cgroup.as_ref().and_then(|parent| {
@@ -56,18 +51,14 @@ pub(super) fn start(
         Ok(launched) => ready.started(launched, cgroup),
         Err(Failure::Launch(error)) if error.stage == Stage::Cgroup => {
             tracing::warn!(%error, "an exec could not join its cgroup; it gets a session only");
-            cgroup
-                .into_iter()
-                .for_each(|cgroup| lingering.bury(Tree::Cgroup(cgroup)));
+            cgroup.into_iter().for_each(|cgroup| lingering.bury(Tree::Cgroup(cgroup)));
             match ready.launch(None) {
                 Ok(launched) => ready.started(launched, None),
                 Err(failure) => Err(ready.explain(failure)),
             }
         }
         Err(failure) => {
-            cgroup
-                .into_iter()
-                .for_each(|cgroup| lingering.bury(Tree::Cgroup(cgroup)));
+            cgroup.into_iter().for_each(|cgroup| lingering.bury(Tree::Cgroup(cgroup)));
             Err(ready.explain(failure))
         }
     }
@@ -96,10 +87,7 @@ enum Failure {
 
 impl Ready {
     fn new(config: &ExecConfig, mut order: Order) -> Result<Self, ExecError> {
-        let user = order
-            .user
-            .clone()
-            .unwrap_or_else(|| effective_ids().0.to_string());
+        let user = order.user.clone().unwrap_or_else(|| effective_ids().0.to_string());
         let account = accounts::find(&user, &config.passwd, &config.group)?;
         let file = environment::of_file(&config.environment_file).unwrap_or_else(|error| {
             // One bad file must not stop every command, the one that would mend it among them.
@@ -107,12 +95,7 @@ impl Ready {
             Variables::new()
         });
         let mut env = environment::login(&account);
-        env.extend(
-            config
-                .base_env
-                .iter()
-                .map(|(key, value)| (key.clone(), value.clone().into_bytes())),
-        );
+        env.extend(config.base_env.iter().map(|(key, value)| (key.clone(), value.clone().into_bytes())));
         env.extend(file);
         env.append(&mut order.env);
         let directories = match &order.working_dir {
@@ -123,13 +106,7 @@ impl Ready {
             check_directory(directory)?;
         }
         let candidates = candidates(&order.program, env.get("PATH").map_or(b"", Vec::as_slice));
-        Ok(Self {
-            order,
-            account,
-            env,
-            candidates,
-            directories,
-        })
+        Ok(Self { order, account, env, candidates, directories })
     }
 
     fn launch(&self, cgroup: Option<&Cgroup>) -> Result<Launched, Failure> {
@@ -152,20 +129,10 @@ impl Ready {
         let cgroup_procs = cgroup
             .map(Cgroup::join_handle)
             .transpose()
-            .map_err(|source| {
-                Failure::Launch(LaunchError {
-                    stage: Stage::Cgroup,
-                    source,
-                })
-            })?;
+            .map_err(|source| Failure::Launch(LaunchError { stage: Stage::Cgroup, source }))?;
         let pipe = || {
             let ends = io::pipe().map(|(read, write)| (OwnedFd::from(read), OwnedFd::from(write)));
-            ends.map_err(|source| {
-                Failure::Launch(LaunchError {
-                    stage: Stage::Fork,
-                    source,
-                })
-            })
+            ends.map_err(|source| Failure::Launch(LaunchError { stage: Stage::Fork, source }))
         };
         let (stdout, child_stdout) = pipe()?;
         let (stderr, child_stderr) = pipe()?;
@@ -190,53 +157,27 @@ impl Ready {
             stderr: child_stderr,
         };
         let leader = launch.spawn().map_err(Failure::Launch)?;
-        Ok(Launched {
-            leader,
-            output,
-            stdin,
-        })
+        Ok(Launched { leader, output, stdin })
     }
 
     /// None for an agent without privileges that runs a command as itself: it may not even set the groups that it has.
     fn credentials(&self) -> Option<Credentials> {
-        let Account {
-            uid,
-            gid,
-            ref groups,
-            ..
-        } = self.account;
+        let Account { uid, gid, ref groups, .. } = self.account;
         let us = effective_ids();
-        (us.0 == 0 || us != (uid, gid)).then(|| Credentials {
-            uid,
-            gid,
-            groups: groups.clone(),
-        })
+        (us.0 == 0 || us != (uid, gid)).then(|| Credentials { uid, gid, groups: groups.clone() })
     }
 
     fn started(self, launched: Launched, cgroup: Option<Cgroup>) -> Result<Started, ExecError> {
         let at = Instant::now();
-        let Launched {
-            leader,
-            output,
-            stdin,
-        } = launched;
+        let Launched { leader, output, stdin } = launched;
         let tree = cgroup.map_or(Tree::Session(leader.pid()), Tree::Cgroup);
         let leader = WatchedPidfd::new(leader).map_err(|(leader, source)| {
             // Nobody could tell when it ends, so it does not run.
             tree.strike();
             let _ = leader.signal(libc::SIGKILL).and_then(|_| leader.wait());
-            ExecError::Start {
-                what: "watching it",
-                source,
-            }
+            ExecError::Start { what: "watching it", source }
         })?;
-        Ok(Started {
-            leader,
-            tree,
-            output,
-            stdin: stdin.zip(self.order.stdin),
-            at,
-        })
+        Ok(Started { leader, tree, output, stdin: stdin.zip(self.order.stdin), at })
     }
 
     fn explain(&self, failure: Failure) -> ExecError {
@@ -253,11 +194,7 @@ impl Ready {
             alone: self.order.argv.len() == 1,
             candidates: &self.candidates,
             path: self.env.get("PATH").map_or(b"", Vec::as_slice),
-            directory: self
-                .directories
-                .iter()
-                .find(|directory| directory.is_dir())
-                .unwrap_or(&root),
+            directory: self.directories.iter().find(|directory| directory.is_dir()).unwrap_or(&root),
             user: &self.account.name,
         };
         attempt.explain(error)
@@ -265,11 +202,7 @@ impl Ready {
 
     /// It was there and a directory when we looked; the user could not enter it, or it went.
     fn bad_directory(&self, source: io::Error) -> ExecError {
-        let path = self
-            .directories
-            .first()
-            .map(|path| shown(&path.to_string_lossy()))
-            .unwrap_or_default();
+        let path = self.directories.first().map(|path| shown(&path.to_string_lossy())).unwrap_or_default();
         let why = format!("user {} cannot enter it: {source}", self.account.name);
         ExecError::BadWorkingDir { path, why }
     }
@@ -284,10 +217,7 @@ fn check_directory(directory: &str) -> Result<(), ExecError> {
         }
         Err(error) => error.to_string(),
     };
-    Err(ExecError::BadWorkingDir {
-        path: shown(directory),
-        why,
-    })
+    Err(ExecError::BadWorkingDir { path: shown(directory), why })
 }
 
 /// `exec-ID`. A daemon that an exec of the same id left behind may still be in that; then `exec-ID~2` and so on, which no id
@@ -317,7 +247,5 @@ fn strings(all: &[Vec<u8>]) -> io::Result<Vec<CString>> {
 
 fn directories(all: &[PathBuf]) -> io::Result<Vec<CString>> {
     use std::os::unix::ffi::OsStrExt;
-    all.iter()
-        .map(|path| c_string(path.as_os_str().as_bytes()))
-        .collect()
+    all.iter().map(|path| c_string(path.as_os_str().as_bytes())).collect()
 }

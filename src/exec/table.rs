@@ -64,16 +64,10 @@ impl Table {
         let count = running.len();
         match running.entry(id.to_owned()) {
             Entry::Occupied(_) => Err(ExecError::IdInUse { id: id.to_owned() }),
-            Entry::Vacant(_) if count >= self.max => {
-                Err(ExecError::TooManyRunning { limit: self.max })
-            }
+            Entry::Vacant(_) if count >= self.max => Err(ExecError::TooManyRunning { limit: self.max }),
             Entry::Vacant(place) => {
                 let stop = place.insert(CancellationToken::new()).clone();
-                Ok(Slot {
-                    table: Arc::clone(self),
-                    id: id.to_owned(),
-                    stop,
-                })
+                Ok(Slot { table: Arc::clone(self), id: id.to_owned(), stop })
             }
         }
     }

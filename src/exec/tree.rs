@@ -35,21 +35,12 @@ impl Tree {
     ///
     /// The leader must not be reaped before this returns.
     pub(super) async fn end(&self, grace: Duration, kill_time: Duration) -> bool {
-        let mut ending = Ending {
-            tree: self,
-            known: HashMap::new(),
-            told: HashSet::new(),
-        };
-        if ending
-            .signal_until(libc::SIGTERM, Instant::now() + grace)
-            .await
-        {
+        let mut ending = Ending { tree: self, known: HashMap::new(), told: HashSet::new() };
+        if ending.signal_until(libc::SIGTERM, Instant::now() + grace).await {
             return true;
         }
         ending.told.clear();
-        ending
-            .signal_until(libc::SIGKILL, Instant::now() + kill_time)
-            .await
+        ending.signal_until(libc::SIGKILL, Instant::now() + kill_time).await
     }
 
     /// Kills all of it at one stroke, as far as the kernel offers that.
@@ -70,15 +61,10 @@ impl Tree {
     /// Its live processes; zombies are no members.
     fn members(&self) -> HashSet<i32> {
         match self {
-            Self::Cgroup(cgroup) => {
-                cgroup
-                    .members()
-                    .map(HashSet::from_iter)
-                    .unwrap_or_else(|error| {
-                        tracing::warn!(%error, cgroup = ?cgroup.path(), "listing a cgroup failed");
-                        HashSet::new()
-                    })
-            }
+            Self::Cgroup(cgroup) => cgroup.members().map(HashSet::from_iter).unwrap_or_else(|error| {
+                tracing::warn!(%error, cgroup = ?cgroup.path(), "listing a cgroup failed");
+                HashSet::new()
+            }),
             Self::Session(leader) => session_members(*leader, &all_processes()),
         }
     }
@@ -135,10 +121,7 @@ impl Ending<'_> {
             let opened: Vec<Pidfd> = strangers.filter_map(|pid| Pidfd::open(*pid).ok()).collect();
             let still = self.tree.members();
             found |= some.iter().any(|pid| still.contains(pid));
-            for process in opened
-                .into_iter()
-                .filter(|process| still.contains(&process.pid()))
-            {
+            for process in opened.into_iter().filter(|process| still.contains(&process.pid())) {
                 let pid = process.pid();
                 if self.told.insert(pid) {
                     tell(&process, signal);
@@ -175,12 +158,7 @@ fn all_processes() -> Vec<Kin> {
     processes
         .filter_map(|process| process.ok()?.stat().ok())
         .filter(|stat| !['Z', 'X'].contains(&stat.state))
-        .map(|stat| Kin {
-            pid: stat.pid,
-            parent: stat.ppid,
-            group: stat.pgrp,
-            session: stat.session,
-        })
+        .map(|stat| Kin { pid: stat.pid, parent: stat.ppid, group: stat.pgrp, session: stat.session })
         .collect()
 }
 
@@ -213,10 +191,7 @@ impl Lingering {
     /// Removes the cgroup of a tree, now or when it is empty.
     pub(super) fn bury(&self, tree: Tree) {
         if let Tree::Cgroup(cgroup) = tree {
-            self.0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(cgroup);
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(cgroup);
         }
         self.sweep();
     }
@@ -233,12 +208,7 @@ mod tests {
     use super::*;
 
     fn kin(pid: i32, parent: i32, group: i32, session: i32) -> Kin {
-        Kin {
-            pid,
-            parent,
-            group,
-            session,
-        }
+        Kin { pid, parent, group, session }
     }
 
     #[test]
@@ -258,10 +228,7 @@ mod tests {
 
     #[test]
     fn a_dead_leader_is_no_member_of_its_session() {
-        assert_eq!(
-            session_members(10, &[kin(11, 1, 10, 10)]),
-            HashSet::from([11])
-        );
+        assert_eq!(session_members(10, &[kin(11, 1, 10, 10)]), HashSet::from([11]));
         assert_eq!(session_members(10, &[kin(1, 0, 1, 1)]), HashSet::new());
     }
 }

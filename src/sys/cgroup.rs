@@ -40,9 +40,7 @@ pub enum CgroupUnavailable {
         cgroup: PathBuf,
     },
     /// Mounted, but not for us.
-    #[error(
-        "cannot make a cgroup below {path}: {source}; mount it writable, or give the agent's unit Delegate=yes"
-    )]
+    #[error("cannot make a cgroup below {path}: {source}; mount it writable, or give the agent's unit Delegate=yes")]
     CannotCreate {
         /// The agent's cgroup.
         path: PathBuf,
@@ -57,19 +55,13 @@ impl CgroupParent {
     /// # Errors
     /// Why there is none to be had, with what to do, for the health report.
     pub fn detect() -> Result<Self, CgroupUnavailable> {
-        let read = |path| {
-            fs::read_to_string(path)
-                .map_err(|source| CgroupUnavailable::Unreadable { path, source })
-        };
+        let read = |path| fs::read_to_string(path).map_err(|source| CgroupUnavailable::Unreadable { path, source });
         let path = locate(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)?;
         let parent = Self { path };
         let probe = format!("guestd-probe-{}", std::process::id());
         match parent.create(&probe).and_then(|cgroup| cgroup.remove()) {
             Ok(()) => Ok(parent),
-            Err(source) => Err(CgroupUnavailable::CannotCreate {
-                path: parent.path,
-                source,
-            }),
+            Err(source) => Err(CgroupUnavailable::CannotCreate { path: parent.path, source }),
         }
     }
 
@@ -118,10 +110,7 @@ fn unescape(field: &str) -> PathBuf {
     let mut parts = field.split('\\');
     let mut path = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        match part
-            .get(..3)
-            .and_then(|octal| u8::from_str_radix(octal, 8).ok())
-        {
+        match part.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
             Some(byte) => {
                 path.push(char::from(byte));
                 path.push_str(&part[3..]);
@@ -152,9 +141,7 @@ impl Cgroup {
     /// # Errors
     /// Those of open(2).
     pub fn join_handle(&self) -> io::Result<OwnedFd> {
-        let file = OpenOptions::new()
-            .write(true)
-            .open(self.path.join("cgroup.procs"))?;
+        let file = OpenOptions::new().write(true).open(self.path.join("cgroup.procs"))?;
         Ok(file.into())
     }
 
@@ -168,11 +155,9 @@ impl Cgroup {
         for directory in self.subtree()? {
             match fs::read_to_string(directory.join("cgroup.procs")) {
                 // 0 stands for a process of another pid namespace.
-                Ok(text) => pids.extend(
-                    text.lines()
-                        .filter_map(|line| line.parse::<i32>().ok())
-                        .filter(|pid| *pid != 0),
-                ),
+                Ok(text) => {
+                    pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid != 0))
+                }
                 Err(error) if is_gone(&error) => {}
                 Err(error) => return Err(error),
             }
@@ -263,22 +248,15 @@ mod tests {
 
     #[test]
     fn a_unit_of_systemd_is_found_where_cgroup2_is_mounted() {
-        let mountinfo =
-            "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+        let mountinfo = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
         let path = locate("0::/system.slice/guestd.service\n", mountinfo).unwrap();
-        assert_eq!(
-            path,
-            Path::new("/sys/fs/cgroup/system.slice/guestd.service")
-        );
+        assert_eq!(path, Path::new("/sys/fs/cgroup/system.slice/guestd.service"));
     }
 
     #[test]
     fn a_hybrid_hierarchy_is_read_past_its_version_1_parts() {
         let membership = "4:memory:/elsewhere\n1:cpu:/\n0::/here\n";
-        assert_eq!(
-            locate(membership, HYBRID).unwrap(),
-            Path::new("/sys/fs/cgroup/unified/here")
-        );
+        assert_eq!(locate(membership, HYBRID).unwrap(), Path::new("/sys/fs/cgroup/unified/here"));
     }
 
     #[test]
@@ -293,10 +271,7 @@ mod tests {
         let only_1 = locate("1:cpu:/\n", HYBRID);
         assert!(matches!(only_1, Err(CgroupUnavailable::NotMember)));
         let unmounted = locate("0::/x\n", "35 31 0:32 / /m rw - cgroup cgroup rw\n");
-        assert!(matches!(
-            unmounted,
-            Err(CgroupUnavailable::NotMounted { .. })
-        ));
+        assert!(matches!(unmounted, Err(CgroupUnavailable::NotMounted { .. })));
     }
 
     #[test]

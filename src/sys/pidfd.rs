@@ -122,9 +122,7 @@ impl WatchedPidfd {
         // SAFETY: Pidfd owns its descriptor, opened for reading, and never exchanges it; AsyncFd owns the Pidfd, and only
         // shared references to it are given out.
         let watched = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
-        watched
-            .map(Self)
-            .map_err(tokio::io::unix::AsyncFdRegisterError::into_parts)
+        watched.map(Self).map_err(tokio::io::unix::AsyncFdRegisterError::into_parts)
     }
 
     /// Returns when the process has ended, at once if it has already. Its status is still to be taken then.

@@ -8,10 +8,7 @@
 //! unknown format by `/bin/sh`, and there is no hidden shell here. Looking a name up in PATH is trying one path after the other
 //! as the user in question, so that the kernel decides and nothing can change between a look and the deed.
 
-#![expect(
-    unsafe_code,
-    reason = "between fork and execve only raw, async-signal-safe system calls may be made"
-)]
+#![expect(unsafe_code, reason = "between fork and execve only raw, async-signal-safe system calls may be made")]
 
 use std::ffi::{CString, c_char};
 use std::io;
@@ -119,30 +116,12 @@ impl Launch {
     /// # Errors
     /// The stage that failed and its errno; nothing is left running.
     pub fn spawn(self) -> Result<Pidfd, LaunchError> {
-        let fork = |source| LaunchError {
-            stage: Stage::Fork,
-            source,
-        };
-        let Self {
-            programs,
-            argv,
-            env,
-            directories,
-            credentials,
-            cgroup_procs,
-            stdin,
-            stdout,
-            stderr,
-        } = self;
+        let fork = |source| LaunchError { stage: Stage::Fork, source };
+        let Self { programs, argv, env, directories, credentials, cgroup_procs, stdin, stdout, stderr } = self;
         // The name is only what std would run, were the closure ever to return success.
-        let name = programs
-            .first()
-            .ok_or_else(|| fork(io::ErrorKind::InvalidInput.into()))?;
+        let name = programs.first().ok_or_else(|| fork(io::ErrorKind::InvalidInput.into()))?;
         let mut command = Command::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
-        command
-            .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
-            .stdout(stdout)
-            .stderr(stderr);
+        command.stdin(stdin.map_or_else(Stdio::null, Stdio::from)).stdout(stdout).stderr(stderr);
         let child = Child {
             argv: Pointers::to(argv),
             env: Pointers::to(env),
@@ -159,10 +138,7 @@ impl Launch {
         Pidfd::open(pid).map_err(|source| {
             let _ = started.kill();
             let _ = started.wait();
-            LaunchError {
-                stage: Stage::Handle,
-                source,
-            }
+            LaunchError { stage: Stage::Handle, source }
         })
     }
 }
@@ -180,15 +156,8 @@ unsafe impl Sync for Pointers {}
 
 impl Pointers {
     fn to(strings: Vec<CString>) -> Self {
-        let pointers = strings
-            .iter()
-            .map(|s| s.as_ptr())
-            .chain([std::ptr::null()])
-            .collect();
-        Self {
-            pointers,
-            _strings: strings,
-        }
+        let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+        Self { pointers, _strings: strings }
     }
 
     fn as_ptr(&self) -> *const *const c_char {
@@ -226,10 +195,8 @@ impl Child {
         default_open_files().map_err(at(Stage::Limits))?;
         if let Some(procs) = &self.cgroup_procs {
             // SAFETY: one readable byte; 0 stands for the writer itself.
-            check(
-                unsafe { libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) } as libc::c_long,
-            )
-            .map_err(at(Stage::Cgroup))?;
+            check(unsafe { libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) } as libc::c_long)
+                .map_err(at(Stage::Cgroup))?;
         }
         if let Some(credentials) = &self.credentials {
             become_user(credentials)?;
@@ -277,25 +244,11 @@ fn default_signals() {
     let empty = 0_u64;
     for signal in 1..=64 {
         // SAFETY: default is as large as the kernel's struct, and a null old action is allowed.
-        unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal,
-                default.as_ptr(),
-                std::ptr::null::<u64>(),
-                8_usize,
-            )
-        };
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8_usize) };
     }
     // SAFETY: an 8 byte mask, as the last argument says.
     unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
-            &raw const empty,
-            std::ptr::null::<u64>(),
-            8_usize,
-        )
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const empty, std::ptr::null::<u64>(), 8_usize)
     };
 }
 
@@ -303,16 +256,8 @@ fn default_signals() {
 fn default_priority() {
     // SAFETY: integers, C strings and a readable byte.
     unsafe {
-        libc::syscall(
-            libc::SYS_setpriority,
-            libc::PRIO_PROCESS as libc::c_long,
-            0,
-            0,
-        );
-        let score = libc::open(
-            c"/proc/self/oom_score_adj".as_ptr(),
-            libc::O_WRONLY | libc::O_CLOEXEC,
-        );
+        libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS as libc::c_long, 0, 0);
+        let score = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
         if score >= 0 {
             libc::write(score, c"0".as_ptr().cast(), 1);
             libc::close(score);
@@ -321,10 +266,7 @@ fn default_priority() {
 }
 
 fn default_open_files() -> io::Result<()> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the struct is ours for both calls.
     unsafe {
         check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit).into())?;
@@ -339,12 +281,7 @@ fn become_user(credentials: &Credentials) -> Result<(), (Stage, io::Error)> {
     let Credentials { uid, gid, groups } = credentials;
     // SAFETY: groups is readable for its length; else integers.
     unsafe {
-        check(libc::syscall(
-            libc::SYS_setgroups,
-            groups.len(),
-            groups.as_ptr(),
-        ))
-        .map_err(|e| (Stage::Groups, e))?;
+        check(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr())).map_err(|e| (Stage::Groups, e))?;
         check(libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid)).map_err(|e| (Stage::Gid, e))?;
         check(libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid)).map_err(|e| (Stage::Uid, e))
     }
@@ -354,14 +291,7 @@ fn become_user(credentials: &Credentials) -> Result<(), (Stage, io::Error)> {
 /// closed, because std still needs its pipe to report a failure.
 fn close_on_exec_from(first: libc::c_uint) {
     // SAFETY: integers only.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            first,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if done != 0 {
         // Before Linux 5.11. Inherited ones have low numbers.
         for fd in 3..1024 {
@@ -372,11 +302,7 @@ fn close_on_exec_from(first: libc::c_uint) {
 }
 
 fn check(result: libc::c_long) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// std carries one 32-bit error number out of the child. An errno is below 4096, so the stage fits above it.
@@ -399,18 +325,10 @@ fn decode(error: io::Error) -> LaunchError {
         Stage::Handle,
     ];
     let Some(number) = error.raw_os_error() else {
-        return LaunchError {
-            stage: Stage::Fork,
-            source: error,
-        };
+        return LaunchError { stage: Stage::Fork, source: error };
     };
-    let stage = usize::try_from(number >> 16)
-        .ok()
-        .and_then(|index| STAGES.get(index));
-    LaunchError {
-        stage: stage.copied().unwrap_or(Stage::Fork),
-        source: io::Error::from_raw_os_error(number & 0xffff),
-    }
+    let stage = usize::try_from(number >> 16).ok().and_then(|index| STAGES.get(index));
+    LaunchError { stage: stage.copied().unwrap_or(Stage::Fork), source: io::Error::from_raw_os_error(number & 0xffff) }
 }
 
 /// Sends a signal to a process group. Its leader must be a child that is not reaped yet, or the number may be another's.
@@ -459,10 +377,7 @@ pub fn pending(pipe: BorrowedFd<'_>) -> io::Result<usize> {
 
 /// Effective user and group of this process.
 pub fn effective_ids() -> (u32, u32) {
-    (
-        nix::unistd::geteuid().as_raw(),
-        nix::unistd::getegid().as_raw(),
-    )
+    (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
 }
 
 /// A C string from bytes that may not hold a NUL.
@@ -482,19 +397,13 @@ mod tests {
         for stage in [Stage::Session, Stage::Cgroup, Stage::Uid, Stage::Execute] {
             let sent = encode(stage, &io::Error::from_raw_os_error(libc::EACCES));
             let got = decode(sent);
-            assert_eq!(
-                (got.stage, got.source.raw_os_error()),
-                (stage, Some(libc::EACCES))
-            );
+            assert_eq!((got.stage, got.source.raw_os_error()), (stage, Some(libc::EACCES)));
         }
     }
 
     #[test]
     fn an_errno_of_the_fork_itself_is_left_as_it_is() {
         let got = decode(io::Error::from_raw_os_error(libc::EAGAIN));
-        assert_eq!(
-            (got.stage, got.source.raw_os_error()),
-            (Stage::Fork, Some(libc::EAGAIN))
-        );
+        assert_eq!((got.stage, got.source.raw_os_error()), (Stage::Fork, Some(libc::EAGAIN)));
     }
 }

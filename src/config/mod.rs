@@ -1,0 +1,254 @@
+//! Configuration of the agent: what may be set, where it comes from, what is wrong with it.
+//!
+//! Three layers, later ones win: `/etc/guestd/config.toml`, `guestd.KEY=VALUE` on the kernel command line, `GUESTD_KEY`
+//! in the environment. Each is read into a [`Layer`] of strings (`sources`); [`Config::from_layers`] is pure. A bad or
+//! unknown key becomes a [`Problem`] with the default in its place: a typing error must not stop a VM from booting.
+
+mod keys;
+mod sources;
+
+use std::{fmt, net::Ipv6Addr, path::PathBuf, time::Duration};
+
+pub use sources::{DEFAULT_FILE, Layer, environment, file, kernel_command_line};
+
+use crate::api::BridgeRule;
+
+/// The agent's settings, with every default filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `vm_id`: the platform's id of this VM.
+    pub vm_id: Option<String>,
+    /// `auth_token`: with it, every endpoint but `/health` needs it as bearer token.
+    pub auth_token: Option<Secret>,
+    /// `socket`: path of the Unix socket.
+    pub socket: PathBuf,
+    /// `vsock.enabled`.
+    pub vsock_enabled: bool,
+    /// `vsock.port`.
+    pub vsock_port: u32,
+    /// `network.domain`: the public name is `{vm_id}.{domain}`.
+    pub domain: String,
+    /// `network.routable_ports`.
+    pub routable_ports: RoutablePorts,
+    /// `ip6`: the VM's own address, set at start.
+    pub ip6: Option<GuestAddress>,
+    /// `bridge.auto`: bridge IPv4-only listeners unasked.
+    pub bridge_auto: bool,
+    /// `bridge.rules`: explicit rules.
+    pub bridge_rules: Vec<BridgeRule>,
+    /// `listeners.poll_ms`: time between two looks at the listeners.
+    pub poll_interval: Duration,
+    /// `exec.max_running`: execs at once.
+    pub exec_max_running: usize,
+    /// `log.level`.
+    pub log_level: LogLevel,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            vm_id: None,
+            auth_token: None,
+            socket: PathBuf::from("/run/guestd.sock"),
+            vsock_enabled: true,
+            vsock_port: 1024,
+            domain: "vm.vers.sh".to_owned(),
+            routable_ports: RoutablePorts::All,
+            ip6: None,
+            bridge_auto: true,
+            bridge_rules: Vec::new(),
+            poll_interval: Duration::from_millis(250),
+            exec_max_running: crate::limits::EXECS_RUNNING,
+            log_level: LogLevel::Info,
+        }
+    }
+}
+
+impl Config {
+    /// Merges the layers, the last one strongest, and says what could not be used.
+    pub fn from_layers(layers: &[Layer]) -> (Self, Vec<Problem>) {
+        let mut config = Self::default();
+        let mut problems = Vec::new();
+        for layer in layers {
+            problems.extend(layer.problems.iter().cloned());
+            for (key, value) in &layer.values {
+                if let Err(message) = keys::apply(&mut config, key, value) {
+                    problems.push(Problem { origin: layer.origin.clone(), message });
+                }
+            }
+        }
+        (config, problems)
+    }
+
+    /// The VM's public name, if its id is known.
+    pub fn public_name(&self) -> Option<String> {
+        self.vm_id.as_ref().map(|id| format!("{id}.{}", self.domain))
+    }
+}
+
+/// Something in the configuration that was not used, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// File, `kernel command line` or `environment`.
+    pub origin: String,
+    /// One sentence that names the key.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.origin, self.message)
+    }
+}
+
+/// A string that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// Compares in a time that depends on the lengths alone.
+    pub fn matches(&self, candidate: &str) -> bool {
+        let (ours, theirs) = (self.0.as_bytes(), candidate.as_bytes());
+        ours.len() == theirs.len() && ours.iter().zip(theirs).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Ports that the platform's proxy routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RoutablePorts {
+    /// Every port.
+    All,
+    /// These alone.
+    Only(Vec<u16>),
+}
+
+impl RoutablePorts {
+    /// Does the proxy route this port?
+    pub fn contains(&self, port: u16) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(ports) => ports.contains(&port),
+        }
+    }
+}
+
+/// An IPv6 address for the VM's first interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestAddress {
+    /// The address.
+    pub address: Ipv6Addr,
+    /// Length of its prefix, in bits.
+    pub prefix_len: u8,
+    /// Default route, if any.
+    pub gateway: Option<Ipv6Addr>,
+    /// MTU of the interface, in bytes; the kernel's own if absent.
+    pub mtu: Option<u32>,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the field's own")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(origin: &str, values: &[(&str, &str)]) -> Layer {
+        Layer {
+            origin: origin.to_owned(),
+            values: values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn later_layers_win() {
+        let (config, problems) = Config::from_layers(&[
+            layer("file", &[("vm_id", "a"), ("vsock.port", "7")]),
+            layer("env", &[("vm_id", "b")]),
+        ]);
+        assert_eq!((config.vm_id.as_deref(), config.vsock_port), (Some("b"), 7));
+        assert_eq!(problems, []);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_the_nearest_known_one_and_changes_nothing() {
+        let (config, problems) = Config::from_layers(&[layer("/etc/guestd/config.toml", &[("bridge.atuo", "false")])]);
+        assert_eq!(config, Config::default());
+        assert_eq!(
+            problems[0].to_string(),
+            "/etc/guestd/config.toml: unknown key `bridge.atuo`; did you mean `bridge.auto`?"
+        );
+    }
+
+    #[test]
+    fn a_bad_value_keeps_the_value_of_the_layer_below() {
+        let (config, problems) =
+            Config::from_layers(&[layer("file", &[("vsock.port", "7")]), layer("env", &[("vsock.port", "x")])]);
+        assert_eq!(config.vsock_port, 7);
+        assert_eq!(problems[0].to_string(), "env: `vsock.port` is \"x\"; it takes a port number from 1 to 4294967294");
+    }
+
+    #[test]
+    fn every_kind_of_value_is_read() {
+        let (config, problems) = Config::from_layers(&[layer(
+            "file",
+            &[
+                ("ip6", "fd00::2/64,fd00::1,1400"),
+                ("network.routable_ports", "3000, 8080"),
+                ("bridge.rules", "8080=127.0.0.1:3000"),
+                ("bridge.auto", "off"),
+                ("log.level", "debug"),
+                ("listeners.poll_ms", "1000"),
+                ("auth_token", "s3cret"),
+            ],
+        )]);
+        assert_eq!(problems, []);
+        assert_eq!(
+            config.ip6,
+            Some(GuestAddress {
+                address: "fd00::2".parse().unwrap(),
+                prefix_len: 64,
+                gateway: Some("fd00::1".parse().unwrap()),
+                mtu: Some(1400)
+            })
+        );
+        assert_eq!(config.routable_ports, RoutablePorts::Only(vec![3000, 8080]));
+        assert_eq!(config.bridge_rules, [BridgeRule { listen: 8080, to: "127.0.0.1:3000".parse().unwrap() }]);
+        assert!(!config.bridge_auto);
+        assert_eq!(config.log_level, LogLevel::Debug);
+        assert_eq!(config.poll_interval, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_secret_is_compared_and_never_printed() {
+        let secret = Secret::new("s3cret");
+        assert!(secret.matches("s3cret"));
+        assert!(!secret.matches("s3cres") && !secret.matches("s3cre") && !secret.matches(""));
+        assert!(!format!("{secret:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn a_bad_secret_is_not_repeated_in_the_problem() {
+        let (_, problems) = Config::from_layers(&[layer("env", &[("auth_token", "with space")])]);
+        assert!(!problems[0].to_string().contains("with space"), "{}", problems[0]);
+    }
+}

@@ -1,0 +1,189 @@
+//! Is this VM usable, and if not wholly, what is missing? A pure function of what the parts know of themselves.
+
+use crate::{
+    api::{BridgePortState, Check, CheckState, Status},
+    bridge::BridgeState,
+    config::Problem,
+    listeners::{Observation, Source},
+};
+
+/// What the parts know of themselves.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// The host's way in: the port, `Off` by configuration, or why it failed.
+    pub vsock: &'a Part,
+    /// A cgroup for each exec: where, or why not.
+    pub cgroup: &'a Part,
+    /// Golden keys.
+    pub keys: &'a Part,
+    /// The address of the configuration (`ip6`), if it was to be set.
+    pub guest_address: &'a Part,
+    /// What could not be used of the configuration.
+    pub config: &'a [Problem],
+    /// Last look at the listeners.
+    pub observation: &'a Observation,
+    /// The bridge.
+    pub bridge: &'a BridgeState,
+    /// Does the kernel have IPv6 at all?
+    pub ipv6_in_kernel: bool,
+}
+
+/// One part's word on itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// Works; what was found.
+    Ok(String),
+    /// Switched off; by what.
+    Off(String),
+    /// Does not work; why, and what to do.
+    Failed(String),
+}
+
+/// Every check, and their sum: `Ready` or `Degraded`.
+pub fn assess(inputs: &Inputs<'_>) -> (Status, Vec<Check>) {
+    let checks = vec![
+        check("vsock", inputs.vsock.clone()),
+        check("ipv6", ipv6(inputs)),
+        check("cgroup2", inputs.cgroup.clone()),
+        check("listeners", listeners(inputs.observation)),
+        check("bridge", bridge(inputs.bridge)),
+        check("pseudo_ipv4", pseudo_ipv4(inputs.bridge)),
+        check("keys", inputs.keys.clone()),
+        check("config", config(inputs.config)),
+    ];
+    let degraded = checks.iter().any(|check| check.state == CheckState::Degraded);
+    (if degraded { Status::Degraded } else { Status::Ready }, checks)
+}
+
+fn check(name: &str, part: Part) -> Check {
+    let (state, message) = match part {
+        Part::Ok(message) => (CheckState::Ok, message),
+        Part::Off(message) => (CheckState::Off, message),
+        Part::Failed(message) => (CheckState::Degraded, message),
+    };
+    Check { name: name.to_owned(), state, message }
+}
+
+fn ipv6(inputs: &Inputs<'_>) -> Part {
+    if !inputs.ipv6_in_kernel {
+        return Part::Failed("the kernel has no IPv6 (`ipv6.disable=1`, or not built in): the proxy reaches nothing here".to_owned());
+    }
+    if let Part::Failed(why) = inputs.guest_address {
+        return Part::Failed(why.clone());
+    }
+    let addresses: Vec<_> = inputs.observation.table.reachable_ipv6().map(|address| address.to_string()).collect();
+    if addresses.is_empty() {
+        return Part::Failed(
+            "no interface has an IPv6 address that the outside can reach; give one by `guestd.ip6=ADDRESS/PREFIX,GATEWAY` on \
+             the kernel command line, or by router advertisements"
+                .to_owned(),
+        );
+    }
+    Part::Ok(addresses.join(", "))
+}
+
+fn listeners(observation: &Observation) -> Part {
+    match observation {
+        Observation { failure: Some(why), .. } => {
+            Part::Failed(format!("looking for listeners failed: {why}; what is reported may be old"))
+        }
+        Observation { truncated: true, .. } => {
+            Part::Failed(format!("more than {} sockets listen; the report is cut", crate::limits::LISTENERS))
+        }
+        Observation { source: Source::Procfs, .. } => Part::Failed(
+            "the kernel has no INET_DIAG; /proc/net/tcp6 is read instead, in which IPv6-only sockets look like dual-stack ones"
+                .to_owned(),
+        ),
+        Observation { table, .. } => Part::Ok(format!("{} by sock_diag", table.sockets.len())),
+    }
+}
+
+fn bridge(bridge: &BridgeState) -> Part {
+    let failed: Vec<_> = bridge
+        .ports
+        .iter()
+        .filter(|port| port.state == BridgePortState::Failed)
+        .map(|port| format!("port {}: {}", port.listen, port.message.as_deref().unwrap_or("unknown failure")))
+        .collect();
+    if !failed.is_empty() {
+        return Part::Failed(failed.join("; "));
+    }
+    if !bridge.auto && bridge.rules.is_empty() {
+        return Part::Off("automatic bridging is off and there are no rules (`guestctl bridge auto on`)".to_owned());
+    }
+    Part::Ok(format!("{} ports, tier bind: a service's own IPv6 bind can race with it", bridge.ports.len()))
+}
+
+fn pseudo_ipv4(bridge: &BridgeState) -> Part {
+    match &bridge.no_pseudo_ipv4 {
+        Some(why) => Part::Failed(format!("{why}; services see the VM's own IPv4 address instead of one for each client")),
+        None => Part::Ok("clients appear to services as 240.0.0.0/4".to_owned()),
+    }
+}
+
+fn config(problems: &[Problem]) -> Part {
+    if problems.is_empty() {
+        return Part::Ok("no problems".to_owned());
+    }
+    let problems: Vec<_> = problems.iter().map(Problem::to_string).collect();
+    Part::Failed(problems.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listeners::{ListenerTable, tests::table};
+
+    fn verdict(change: impl FnOnce(&mut Inputs<'_>)) -> (Status, Vec<(String, CheckState)>) {
+        let ok = Part::Ok("fine".to_owned());
+        let observation = Observation { table: table(Vec::new()), source: Source::SockDiag, failure: None, truncated: false };
+        let bridge = BridgeState { auto: true, ..BridgeState::default() };
+        let mut inputs = Inputs {
+            vsock: &ok,
+            cgroup: &ok,
+            keys: &ok,
+            guest_address: &ok,
+            config: &[],
+            observation: &observation,
+            bridge: &bridge,
+            ipv6_in_kernel: true,
+        };
+        change(&mut inputs);
+        let (status, checks) = assess(&inputs);
+        let not_ok = checks.into_iter().filter(|check| check.state != CheckState::Ok);
+        (status, not_ok.map(|check| (check.name, check.state)).collect())
+    }
+
+    fn degraded(name: &str) -> (Status, Vec<(String, CheckState)>) {
+        (Status::Degraded, vec![(name.to_owned(), CheckState::Degraded)])
+    }
+
+    #[test]
+    fn a_vm_with_everything_is_ready() {
+        assert_eq!(verdict(|_| {}), (Status::Ready, vec![]));
+    }
+
+    #[test]
+    fn what_is_switched_off_is_no_fault() {
+        let off = Part::Off("by --no-vsock".to_owned());
+        assert_eq!(verdict(|inputs| inputs.vsock = &off), (Status::Ready, vec![("vsock".to_owned(), CheckState::Off)]));
+    }
+
+    #[test]
+    fn each_failure_degrades_under_its_own_name() {
+        let failed = Part::Failed("gone".to_owned());
+        assert_eq!(verdict(|inputs| inputs.vsock = &failed), degraded("vsock"));
+        assert_eq!(verdict(|inputs| inputs.cgroup = &failed), degraded("cgroup2"));
+        assert_eq!(verdict(|inputs| inputs.guest_address = &failed), degraded("ipv6"));
+        assert_eq!(verdict(|inputs| inputs.ipv6_in_kernel = false), degraded("ipv6"));
+        let unaddressed =
+            Observation { table: ListenerTable::default(), source: Source::SockDiag, failure: None, truncated: false };
+        assert_eq!(verdict(|inputs| inputs.observation = &unaddressed), degraded("ipv6"));
+        let blind = Observation { table: table(Vec::new()), failure: Some("EPERM".to_owned()), ..unaddressed.clone() };
+        assert_eq!(verdict(|inputs| inputs.observation = &blind), degraded("listeners"));
+        let problem = [Problem { origin: "f".to_owned(), message: "unknown key".to_owned() }];
+        assert_eq!(verdict(|inputs| inputs.config = &problem), degraded("config"));
+        let routeless = BridgeState { auto: true, no_pseudo_ipv4: Some("EPERM".to_owned()), ..BridgeState::default() };
+        assert_eq!(verdict(|inputs| inputs.bridge = &routeless), degraded("pseudo_ipv4"));
+    }
+}

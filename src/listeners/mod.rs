@@ -1,0 +1,14 @@
+//! Which TCP sockets listen in this VM, who owns them, and can the platform's IPv6-only proxy reach them?
+//!
+//! `watch` looks (a thread of its own) and publishes a [`ListenerTable`]; [`assess`] judges it, as a pure function of the
+//! table, the policy and the state of the bridge. Nothing here acts on a socket.
+
+mod exposure;
+mod table;
+#[cfg(test)]
+pub(crate) use table::tests;
+mod watch;
+
+pub use exposure::{Policy, assess};
+pub use table::{Bind, ListenerTable};
+pub use watch::{Observation, OwnSockets, Source, Watcher};

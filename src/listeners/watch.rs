@@ -1,0 +1,178 @@
+//! Looks at the sockets again and again, on a thread of its own, and publishes what it found.
+//!
+//! Owns the table and the cache of socket owners. A look that fails leaves the last table standing and says so: "unknown"
+//! is never "none".
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    os::{fd::AsFd, linux::fs::MetadataExt},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use super::{ListenerTable, table::Bind};
+use crate::{
+    facts::{ProcessFact, SocketFact},
+    limits,
+    sys::{rtnl, sock_diag, socket_owners},
+};
+
+/// Inodes of guestd's own listening sockets, which are no service of the VM's.
+///
+/// A socket is entered before it listens, so that no look can take it for a service's.
+#[derive(Debug, Clone, Default)]
+pub struct OwnSockets(Arc<Mutex<HashSet<u64>>>);
+
+impl OwnSockets {
+    /// Enters a socket and returns its inode, for [`OwnSockets::forget`].
+    pub fn enter(&self, socket: impl AsFd) -> io::Result<u64> {
+        let inode = nix::sys::stat::fstat(socket)?.st_ino;
+        self.lock().insert(inode);
+        Ok(inode)
+    }
+
+    /// Forgets a socket that was closed.
+    pub fn forget(&self, inode: u64) {
+        self.lock().remove(&inode);
+    }
+
+    fn contains(&self, inode: u64) -> bool {
+        self.lock().contains(&inode)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a table came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// NETLINK sock_diag: exact.
+    SockDiag,
+    /// `/proc/net/tcp*`: IPv6-only sockets look like dual-stack ones.
+    Procfs,
+}
+
+/// What the last look found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    /// The table, at most `limits::LISTENERS` sockets.
+    pub table: ListenerTable,
+    /// How it was read.
+    pub source: Source,
+    /// Why the last look failed, if it did; `table` is then older.
+    pub failure: Option<String>,
+    /// There were more sockets than the table holds.
+    pub truncated: bool,
+}
+
+/// The looking thread. It stops when this is dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    observations: watch::Receiver<Arc<Observation>>,
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Watcher {
+    /// Takes a first look and starts the thread.
+    ///
+    /// # Errors
+    /// The thread could not be made.
+    pub fn spawn(interval: Duration, own: OwnSockets) -> io::Result<Self> {
+        let mut looker = Looker { own, owners: BTreeMap::new(), source: Source::SockDiag };
+        let first = looker.look(None);
+        let (publish, observations) = watch::channel(Arc::new(first));
+        let (stop, stopped) = mpsc::channel();
+        let thread = thread::Builder::new().name("listeners".to_owned()).spawn(move || {
+            while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(interval) {
+                let next = looker.look(Some(&publish.borrow()));
+                publish.send_if_modified(|current| {
+                    let changed = **current != next;
+                    if changed {
+                        *current = Arc::new(next);
+                    }
+                    changed
+                });
+            }
+        })?;
+        Ok(Self { observations, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// The latest observation, and every later one.
+    pub fn observations(&self) -> watch::Receiver<Arc<Observation>> {
+        self.observations.clone()
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            // The thread holds no lock and waits for nothing but the channel that is closed now.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Looker {
+    own: OwnSockets,
+    owners: BTreeMap<u64, ProcessFact>,
+    source: Source,
+}
+
+impl Looker {
+    fn look(&mut self, last: Option<&Observation>) -> Observation {
+        match self.table() {
+            Ok((table, truncated)) => Observation { table, source: self.source, failure: None, truncated },
+            Err(error) => Observation {
+                table: last.map(|last| last.table.clone()).unwrap_or_default(),
+                source: self.source,
+                failure: Some(error.to_string()),
+                truncated: last.is_some_and(|last| last.truncated),
+            },
+        }
+    }
+
+    fn table(&mut self) -> io::Result<(ListenerTable, bool)> {
+        let mut sockets = self.sockets()?;
+        sockets.retain(|socket| !self.own.contains(socket.inode));
+        sockets.sort_by_key(|socket| (socket.port, Bind::of(socket).family, socket.address, socket.inode));
+        let truncated = sockets.len() > limits::LISTENERS;
+        sockets.truncate(limits::LISTENERS);
+        self.attribute(&sockets);
+        let table = ListenerTable {
+            netns: std::fs::metadata("/proc/self/ns/net")?.st_ino(),
+            addresses: rtnl::addresses()?,
+            processes: self.owners.clone(),
+            sockets,
+        };
+        Ok((table, truncated))
+    }
+
+    fn sockets(&mut self) -> io::Result<Vec<SocketFact>> {
+        if self.source == Source::SockDiag {
+            match sock_diag::listening_tcp() {
+                Err(error) if sock_diag::is_absent(&error) => self.source = Source::Procfs,
+                result => return result,
+            }
+        }
+        sock_diag::procfs_listening_tcp()
+    }
+
+    /// Looks up the owners of sockets that are new, or whose known owner is gone.
+    fn attribute(&mut self, sockets: &[SocketFact]) {
+        let listening: HashSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
+        self.owners.retain(|inode, owner| listening.contains(inode) && socket_owners::is_alive(owner.pid));
+        let mut unknown: HashSet<u64> =
+            listening.into_iter().filter(|inode| !self.owners.contains_key(inode)).collect();
+        if !unknown.is_empty() {
+            self.owners.extend(socket_owners::find(&mut unknown));
+        }
+    }
+}

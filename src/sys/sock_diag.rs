@@ -1,0 +1,138 @@
+//! Listening TCP sockets of this network namespace, by sock_diag(7).
+//!
+//! Only LISTEN sockets are asked for, so the cost does not grow with the number of connections. A failed dump is an
+//! error: the caller then knows nothing new, and must not take it for "no listeners".
+
+use std::io;
+
+use netlink_packet_sock_diag::{
+    SockDiagMessage,
+    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
+    inet::{ExtensionFlags, InetRequest, SocketId, StateFlags, nlas::Nla},
+};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+
+use super::netlink;
+use crate::facts::SocketFact;
+
+/// Every listening TCP socket, IPv4 and IPv6.
+///
+/// # Errors
+/// The kernel has no INET_DIAG (ENOENT), or the dump was cut; see [`procfs_listening_tcp`] for the first.
+pub fn listening_tcp() -> io::Result<Vec<SocketFact>> {
+    let mut facts = dump(AF_INET)?;
+    match dump(AF_INET6) {
+        Ok(ipv6) => facts.extend(ipv6),
+        // A kernel without IPv6 (`ipv6.disable=1`) has no handler for the family.
+        Err(error) if is_absent(&error) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(facts)
+}
+
+/// True for the answers of a kernel that lacks what was asked for.
+pub fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL)
+    )
+}
+
+fn dump(family: u8) -> io::Result<Vec<SocketFact>> {
+    let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+    let request = SockDiagMessage::InetRequest(InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::LISTEN,
+        socket_id,
+    });
+    let answers = netlink::dump(NETLINK_SOCK_DIAG, request)?;
+    Ok(answers
+        .into_iter()
+        .filter_map(|answer| match answer {
+            SockDiagMessage::InetResponse(response) => Some(response),
+            _ => None,
+        })
+        .map(|response| SocketFact {
+            address: response.header.socket_id.source_address,
+            port: response.header.socket_id.source_port,
+            v6only: response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true))),
+            uid: response.header.uid,
+            inode: u64::from(response.header.inode),
+        })
+        .collect())
+}
+
+/// The same from `/proc/net/tcp` and `tcp6`, for kernels without INET_DIAG.
+///
+/// These files do not tell dual-stack from IPv6-only sockets: `v6only` is false for all.
+pub fn procfs_listening_tcp() -> io::Result<Vec<SocketFact>> {
+    use procfs::net::{TcpState, tcp, tcp6};
+    let mut entries = tcp().map_err(io::Error::other)?;
+    entries.extend(tcp6().unwrap_or_default());
+    Ok(entries
+        .into_iter()
+        .filter(|entry| entry.state == TcpState::Listen)
+        .map(|entry| SocketFact {
+            address: entry.local_address.ip(),
+            port: entry.local_address.port(),
+            v6only: false,
+            uid: entry.uid,
+            inode: entry.inode,
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{IpAddr, TcpListener},
+        os::fd::AsRawFd,
+    };
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    fn find(facts: &[SocketFact], fd: &impl AsRawFd) -> SocketFact {
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
+        let inode: u64 = link.to_str().unwrap().trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
+        facts.iter().find(|fact| fact.inode == inode).expect("the socket is in the dump").clone()
+    }
+
+    fn ipv6_listener(address: &str, only_v6: bool) -> Socket {
+        let socket = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+        socket.set_only_v6(only_v6).unwrap();
+        socket.bind(&format!("[{address}]:0").parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(1).unwrap();
+        socket
+    }
+
+    #[test]
+    fn dual_stack_and_v6only_sockets_are_told_apart() {
+        let dual = ipv6_listener("::", false);
+        let only = ipv6_listener("::", true);
+        let facts = listening_tcp().unwrap();
+        assert!(!find(&facts, &dual).v6only);
+        assert!(find(&facts, &only).v6only);
+    }
+
+    #[test]
+    fn both_sources_agree_on_address_port_and_inode() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let from_diag = find(&listening_tcp().unwrap(), &listener);
+        let from_procfs = find(&procfs_listening_tcp().unwrap(), &listener);
+        assert_eq!(from_diag, from_procfs);
+        assert_eq!(from_diag.address, "127.0.0.1".parse::<IpAddr>().unwrap());
+        assert_eq!(from_diag.port, listener.local_addr().unwrap().port());
+    }
+
+    #[test]
+    fn established_connections_are_not_listed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let port = client.local_addr().unwrap().port();
+        assert!(listening_tcp().unwrap().iter().all(|fact| fact.port != port));
+    }
+}

@@ -1,0 +1,25 @@
+//! TCP socket options that the socket crates lack.
+
+#![expect(unsafe_code, reason = "setsockopt(2)")]
+
+use std::{
+    io, mem,
+    os::fd::{AsFd, AsRawFd},
+};
+
+/// IP_BIND_ADDRESS_NO_PORT of ip(7): a bind to port 0 reserves no port; connect(2) chooses one that is free for its
+/// destination.
+pub fn choose_port_at_connect(socket: impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the pointer and length are those of `on`, which lives through the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            mem::size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
