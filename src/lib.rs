@@ -15,6 +15,8 @@ pub mod limits;
 #[cfg(feature = "agent")]
 pub mod config;
 #[cfg(feature = "agent")]
+pub mod exec;
+#[cfg(feature = "agent")]
 pub mod facts;
 #[cfg(feature = "agent")]
 pub mod install;
