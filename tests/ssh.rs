@@ -5,6 +5,8 @@
 //! are and where they are; sshd listens on loopback ports of its own. Needs root, and Debian's packages openssh-server and
 //! openssh-client.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::{
     fs,
     io::{BufRead, BufReader},
