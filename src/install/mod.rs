@@ -165,3 +165,24 @@ impl Program {
         InstallError::Program { path: self.path.clone(), source }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        install: InstallArgs,
+    }
+
+    #[test]
+    fn an_init_system_that_is_not_supported_is_refused_with_those_that_are() {
+        let args = Cli::try_parse_from(["install", "--root", "/image", "--init", "systemd"]).unwrap().install;
+        assert_eq!(args.init, Some(Init::Systemd));
+        let message = Cli::try_parse_from(["install", "--root", "/image", "--init", "openrc"]).unwrap_err().to_string();
+        assert!(message.contains("[possible values: systemd, none]"), "{message}");
+    }
+}
