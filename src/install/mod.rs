@@ -26,10 +26,11 @@ mod report;
 
 use std::{
     fs::File,
-    io::{self, Seek},
+    io::{self, Seek, Write},
     path::{Path, PathBuf},
 };
 
+use anyhow::Context;
 pub use report::{Line, Outcome, Report};
 
 use crate::{
@@ -106,8 +107,8 @@ pub enum InstallError {
 /// Runs `guestd install` and prints what was done.
 pub fn run(args: &InstallArgs) -> anyhow::Result<()> {
     let report = install(args)?;
-    print!("{report}");
-    Ok(())
+    // Not print!, which panics when the reader is gone.
+    io::stdout().write_all(report.to_string().as_bytes()).context("cannot print the report; the image is complete")
 }
 
 /// Installs into `args.root` and says what was done for each path.
