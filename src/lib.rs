@@ -6,12 +6,22 @@
 pub mod api;
 #[cfg(feature = "agent")]
 pub mod bridge;
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "client")]
+pub mod client;
 pub mod limits;
 
 #[cfg(feature = "agent")]
 pub mod config;
 #[cfg(feature = "agent")]
+pub mod exec;
+#[cfg(feature = "agent")]
 pub mod facts;
+#[cfg(feature = "agent")]
+pub mod install;
+#[cfg(feature = "agent")]
+pub mod keys;
 #[cfg(feature = "agent")]
 pub mod listeners;
 #[cfg(feature = "agent")]

@@ -1,0 +1,165 @@
+//! What ends guestctl without success: one line of cause, one of advice, one exit code.
+
+use std::io;
+
+use crate::api::ErrorCode;
+use crate::client::{ClientError, EndpointError, TokenError, advice_for};
+use crate::limits;
+
+use super::text::escape;
+
+/// Exit codes that are guestctl's own.
+pub(super) mod exit {
+    /// It worked.
+    pub(crate) const OK: u8 = 0;
+    /// The VM answered that it is not, or not wholly, ready.
+    pub(crate) const NOT_READY: u8 = 1;
+    /// The command line cannot be understood.
+    pub(crate) const USAGE: u8 = 2;
+    /// EX_UNAVAILABLE of sysexits(3): the VM cannot be reached.
+    pub(crate) const UNREACHABLE: u8 = 69;
+    /// A time-out, as timeout(1) has it.
+    pub(crate) const TIMED_OUT: u8 = 124;
+    /// guestctl or guestd failed, and not the command.
+    pub(crate) const FAILURE: u8 = 125;
+    /// As a shell has it: the program cannot be executed.
+    pub(crate) const NOT_EXECUTABLE: u8 = 126;
+    /// As a shell has it: the program was not found.
+    pub(crate) const NOT_FOUND: u8 = 127;
+    /// What a shell reports for a program that SIGPIPE ended.
+    pub(crate) const BROKEN_PIPE: u8 = 141;
+}
+
+/// Why guestctl ends without success.
+#[derive(Debug, thiserror::Error)]
+#[error("{}; {}", self.cause(), self.advice())]
+pub(super) enum Failure {
+    Client(#[from] ClientError),
+    Endpoint(#[source] EndpointError),
+    Token(#[from] TokenError),
+    /// A command that has no output in JSON.
+    NoJson(&'static str),
+    Stdin(#[source] io::Error),
+    StdinTooLarge,
+    Stdout(#[source] io::Error),
+    /// Whoever read our output has gone: as with other tools of a pipe, no failure to talk about.
+    StdoutClosed,
+    /// The last frame of a stream said so.
+    Exec {
+        code: ErrorCode,
+        message: String,
+    },
+    ExecTimedOut {
+        program: String,
+        after: Option<u64>,
+    },
+    BadFrame,
+    RuleExists {
+        listen: u16,
+        to: std::net::SocketAddr,
+    },
+    NoRule {
+        listen: u16,
+        automatic: bool,
+    },
+    BridgeFailed {
+        listen: u16,
+        why: String,
+    },
+    Runtime(#[source] io::Error),
+}
+
+impl Failure {
+    /// The code to exit with.
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Client(ClientError::Unreachable { .. }) => exit::UNREACHABLE,
+            Self::Client(ClientError::Api { body, .. }) => exit_code_of(body.code),
+            Self::Exec { code, .. } => exit_code_of(*code),
+            Self::Endpoint(_) | Self::NoJson(_) => exit::USAGE,
+            Self::ExecTimedOut { .. } => exit::TIMED_OUT,
+            Self::StdoutClosed => exit::BROKEN_PIPE,
+            _ => exit::FAILURE,
+        }
+    }
+
+    /// The lines for standard error; none where there is nothing to say.
+    pub(super) fn lines(&self) -> String {
+        if matches!(self, Self::StdoutClosed) {
+            return String::new();
+        }
+        let (cause, advice) = (self.cause(), self.advice());
+        format!("guestctl: {}\nadvice: {}\n", escape(&cause), escape(&advice))
+    }
+
+    fn cause(&self) -> String {
+        match self {
+            Self::Client(error) => error.cause(),
+            Self::Endpoint(error) => format!("GUESTD_VM cannot be used: {error}"),
+            Self::Token(error) => error.to_string(),
+            Self::NoJson(command) => format!("{command} has no output in JSON"),
+            Self::Stdin(error) => format!("cannot read standard input: {error}"),
+            Self::StdinTooLarge => {
+                let limit = limits::EXEC_STDIN_BYTES >> 20;
+                format!("standard input has more than {limit} MiB, the most that exec -i passes on; nothing was run")
+            }
+            Self::Stdout(error) => format!("cannot write the output: {error}"),
+            Self::StdoutClosed => "whoever read the output has gone".into(),
+            Self::Exec { message, .. } => {
+                format!("the command could not be followed to its end: {message}")
+            }
+            Self::ExecTimedOut { program, after } => match after {
+                Some(secs) => format!("{program} was ended by its time-out of {secs} s"),
+                None => format!("{program} was ended by a time-out of the VM"),
+            },
+            Self::BadFrame => "a chunk of the output is no base64: what follows is not known".into(),
+            Self::RuleExists { listen, to } => {
+                format!("port {listen} is bridged to {to} by a rule already")
+            }
+            Self::NoRule { listen, automatic: true } => {
+                format!("no rule bridges port {listen}: guestd bridges it by itself")
+            }
+            Self::NoRule { listen, .. } => format!("no rule bridges port {listen}"),
+            Self::BridgeFailed { listen, why } => {
+                format!("the rule for port {listen} is in place and the bridge could not be set up: {why}")
+            }
+            Self::Runtime(error) => format!("cannot start: {error}"),
+        }
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::Client(error) => error.advice().into_owned(),
+            Self::Endpoint(_) => "set GUESTD_VM to an endpoint, unset it, or give --vm".into(),
+            Self::Token(_) => "give --token-file a file that holds the VM's token and nothing else".into(),
+            Self::NoJson(_) => "leave out --json".into(),
+            Self::Stdin(_) => "leave out -i, or check what standard input is".into(),
+            Self::StdinTooLarge => "pass less at once, or let the command fetch it".into(),
+            Self::Stdout(_) | Self::StdoutClosed => {
+                "check what standard output is, and that its disk is not full".into()
+            }
+            Self::Exec { code, .. } => advice_for(*code).into(),
+            Self::ExecTimedOut { .. } => "give it longer with --timeout, or leave --timeout out".into(),
+            Self::BadFrame => {
+                "guestd in the VM and this client may be of different versions: see `guestctl info`".into()
+            }
+            Self::RuleExists { listen, .. } => {
+                format!("remove it first: guestctl bridge remove {listen}")
+            }
+            Self::NoRule { automatic: true, .. } => "to end all automatic bridging: guestctl bridge auto off".into(),
+            Self::NoRule { .. } => "see what there is: guestctl bridge list".into(),
+            Self::BridgeFailed { listen, .. } => {
+                format!("guestd tries again by itself; to give up: guestctl bridge remove {listen}")
+            }
+            Self::Runtime(_) => "check the limits of open files and processes (ulimit -a)".into(),
+        }
+    }
+}
+
+fn exit_code_of(code: ErrorCode) -> u8 {
+    match code {
+        ErrorCode::ProgramNotFound => exit::NOT_FOUND,
+        ErrorCode::NotExecutable => exit::NOT_EXECUTABLE,
+        _ => exit::FAILURE,
+    }
+}

@@ -1,0 +1,138 @@
+//! Aligned tables with few colours. Pure: the same rows and the same palette give the same text.
+
+use super::text::escape;
+
+/// Are colours wanted?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Palette {
+    Plain,
+    Colour,
+}
+
+/// What a cell means, for its colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tone {
+    Neutral,
+    Title,
+    Good,
+    Notice,
+    Bad,
+}
+
+impl Palette {
+    /// Text in the colour of a tone.
+    pub(super) fn paint(self, tone: Tone, text: &str) -> String {
+        let code = match (self, tone) {
+            (Self::Plain, _) | (_, Tone::Neutral) => return text.to_owned(),
+            (_, Tone::Title) => "1",
+            (_, Tone::Good) => "32",
+            (_, Tone::Notice) => "33",
+            (_, Tone::Bad) => "31",
+        };
+        format!("\u{1b}[{code}m{text}\u{1b}[0m")
+    }
+}
+
+/// One field of a row. Its text is safe for a terminal by construction.
+#[derive(Debug, Clone)]
+pub(super) struct Cell {
+    text: String,
+    tone: Tone,
+}
+
+impl Cell {
+    pub(super) fn new(text: impl AsRef<str>) -> Self {
+        Self::toned(Tone::Neutral, text)
+    }
+
+    pub(super) fn toned(tone: Tone, text: impl AsRef<str>) -> Self {
+        let text = escape(text.as_ref()).into_owned();
+        Self { text, tone }
+    }
+
+    /// A dash where there is nothing to show.
+    pub(super) fn or_dash(text: Option<impl AsRef<str>>) -> Self {
+        text.map_or_else(|| Self::new("-"), Self::new)
+    }
+
+    fn width(&self) -> usize {
+        self.text.chars().count()
+    }
+}
+
+/// A table; columns are as wide as their widest cell, and two blanks apart.
+#[derive(Debug)]
+pub(super) struct Table {
+    titles: Vec<Cell>,
+    rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    /// A table with titles over its columns; with none, it has no line of titles.
+    pub(super) fn new(titles: &[&str]) -> Self {
+        let titles = titles.iter().map(|title| Cell::toned(Tone::Title, title));
+        Self { titles: titles.collect(), rows: Vec::new() }
+    }
+
+    pub(super) fn row(&mut self, cells: impl Into<Vec<Cell>>) {
+        self.rows.push(cells.into());
+    }
+
+    /// The table as lines.
+    pub(super) fn render(&self, palette: Palette) -> String {
+        let lines = || [&self.titles].into_iter().chain(&self.rows).filter(|line| !line.is_empty());
+        let mut widths = Vec::new();
+        for line in lines() {
+            widths.resize(widths.len().max(line.len()), 0);
+            for (width, cell) in widths.iter_mut().zip(line) {
+                *width = cell.width().max(*width);
+            }
+        }
+        let mut text = String::new();
+        for line in lines() {
+            for (at, (cell, width)) in line.iter().zip(&widths).enumerate() {
+                text.push_str(&palette.paint(cell.tone, &cell.text));
+                if at + 1 < line.len() {
+                    let gap = width - cell.width() + 2;
+                    text.extend(std::iter::repeat_n(' ', gap));
+                }
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Table {
+        let mut table = Table::new(&["PORT", "NAME"]);
+        table.row([Cell::new("22"), Cell::toned(Tone::Good, "größe")]);
+        table.row([Cell::new("30000"), Cell::or_dash(None::<&str>)]);
+        table
+    }
+
+    #[test]
+    fn columns_are_aligned_by_characters() {
+        insta::assert_snapshot!(sample().render(Palette::Plain), @r"
+        PORT   NAME
+        22     größe
+        30000  -
+        ");
+    }
+
+    #[test]
+    fn colours_do_not_count_as_width() {
+        let coloured = sample().render(Palette::Colour);
+        insta::assert_snapshot!(coloured.escape_debug(), @r"\u{1b}[1mPORT\u{1b}[0m   \u{1b}[1mNAME\u{1b}[0m\n22     \u{1b}[32mgröße\u{1b}[0m\n30000  -\n");
+    }
+
+    #[test]
+    fn what_a_cell_is_made_of_cannot_break_its_line() {
+        let mut table = Table::new(&[]);
+        table.row([Cell::new("a\nb\u{1b}]0;x\u{7}"), Cell::new("c")]);
+        insta::assert_snapshot!(table.render(Palette::Plain), @r"a\nb\u{1b}]0;x\u{7}  c");
+    }
+}

@@ -1,0 +1,190 @@
+//! The client: one method per call of guestd's interface.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::api::{Bridge, BridgeUpdate, ExecRequest, ExecResult, Health, Info, Listener};
+use crate::limits;
+
+use super::http::Reply;
+use super::{Call, ClientError, Endpoint, ExecStream, Token};
+
+/// How long a client waits before it gives up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a connection.
+    pub connect: Duration,
+    /// For an answer that does not wait for a command.
+    pub answer: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: limits::CLIENT_CONNECT_TIME, answer: limits::CLIENT_ANSWER_TIME }
+    }
+}
+
+/// Talks to the guestd of one VM. Cheap to make and to clone: every call connects anew, so that a client outlives
+/// restores and restarts of its VM. Needs a tokio runtime with I/O and time.
+#[derive(Debug, Clone)]
+pub struct Client {
+    endpoint: Endpoint,
+    token: Option<Token>,
+    timeouts: Timeouts,
+}
+
+impl Client {
+    /// A client with no token and the usual time-outs.
+    #[must_use]
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, token: None, timeouts: Timeouts::default() }
+    }
+
+    /// Sends a bearer token with every request.
+    #[must_use]
+    pub fn with_token(self, token: Token) -> Self {
+        let token = Some(token);
+        Self { token, ..self }
+    }
+
+    /// Waits for other times.
+    #[must_use]
+    pub fn with_timeouts(self, timeouts: Timeouts) -> Self {
+        Self { timeouts, ..self }
+    }
+
+    /// The VM.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(super) fn token(&self) -> Option<&Token> {
+        self.token.as_ref()
+    }
+
+    pub(super) fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    /// State of the agent, whatever it is: an answer that says `starting` is no error. Where a token is needed and this
+    /// client has none, the report comes without its checks.
+    pub async fn health(&self) -> Result<Health, ClientError> {
+        let reply = self.ask(Call::get("/v1/health")).await?;
+        if reply.status == StatusCode::UNAUTHORIZED && self.token.is_none() {
+            let call = Call::get("/health");
+            let reply = self.ask(call).await?;
+            return self.health_report(call, reply).await;
+        }
+        self.health_report(Call::get("/v1/health"), reply).await
+    }
+
+    /// Versions, identity and boot of the VM.
+    pub async fn info(&self) -> Result<Info, ClientError> {
+        self.get(Call::get("/v1/info")).await
+    }
+
+    /// TCP listeners of the VM, and whether the platform reaches them.
+    pub async fn listeners(&self) -> Result<Vec<Listener>, ClientError> {
+        self.get(Call::get("/v1/listeners")).await
+    }
+
+    /// State of the bridge.
+    pub async fn bridge(&self) -> Result<Bridge, ClientError> {
+        self.get(Call::get("/v1/bridge")).await
+    }
+
+    /// Changes the bridge and gives its new state.
+    pub async fn set_bridge(&self, update: &BridgeUpdate) -> Result<Bridge, ClientError> {
+        let call = Call::put("/v1/bridge");
+        let patience = Some(self.timeouts.answer);
+        let reply = self.send(call, self.json(call, update)?, patience).await?;
+        self.parsed(call, reply, patience).await
+    }
+
+    /// Counters, in Prometheus' text format.
+    pub async fn metrics(&self) -> Result<String, ClientError> {
+        let call = Call::get("/metrics");
+        let reply = self.succeed(call, self.ask(call).await?).await?;
+        let patience = Some(self.timeouts.answer);
+        let limit = limits::CLIENT_BODY_BYTES;
+        let body = self.collect(call, reply, limit, patience).await?;
+        String::from_utf8(body.into()).map_err(|_| self.foreign(call, "it is no UTF-8".into()))
+    }
+
+    /// Runs a command to its end and gives its output whole, up to guestd's limit. With a time-out in the request this
+    /// waits that long and a little more; without one, without end.
+    pub async fn exec(&self, request: &ExecRequest) -> Result<ExecResult, ClientError> {
+        let call = Call::post("/v1/exec");
+        let patience = self.exec_patience(request);
+        let reply = self.send(call, self.json(call, request)?, patience).await?;
+        self.parsed(call, reply, patience).await
+    }
+
+    /// Runs a command and gives its output as it comes.
+    pub async fn exec_stream(&self, request: &ExecRequest) -> Result<ExecStream, ClientError> {
+        let call = Call::post("/v1/exec/stream");
+        let body = self.json(call, request)?;
+        let reply = self.send(call, body, Some(self.timeouts.answer)).await?;
+        let reply = self.succeed(call, reply).await?;
+        let patience = self.exec_patience(request);
+        Ok(ExecStream::new(self, call, reply, patience))
+    }
+
+    /// From the start of an exec with a time-out until its result must be here.
+    fn exec_patience(&self, request: &ExecRequest) -> Option<Duration> {
+        let command = Duration::from_secs(request.timeout_secs.filter(|secs| *secs > 0)?);
+        let ending = limits::EXEC_KILL_GRACE + limits::EXEC_DRAIN_TIME;
+        command.checked_add(ending)?.checked_add(self.timeouts.answer)
+    }
+
+    async fn ask(&self, call: Call) -> Result<Reply, ClientError> {
+        let patience = Some(self.timeouts.answer);
+        self.send(call, Bytes::new(), patience).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
+        let reply = self.ask(call).await?;
+        self.parsed(call, reply, Some(self.timeouts.answer)).await
+    }
+
+    async fn succeed(&self, call: Call, reply: Reply) -> Result<Reply, ClientError> {
+        if reply.status == StatusCode::OK { Ok(reply) } else { Err(self.failure(call, reply).await) }
+    }
+
+    async fn parsed<T: DeserializeOwned>(
+        &self,
+        call: Call,
+        reply: Reply,
+        patience: Option<Duration>,
+    ) -> Result<T, ClientError> {
+        let reply = self.succeed(call, reply).await?;
+        let limit = limits::CLIENT_BODY_BYTES;
+        let body = self.collect(call, reply, limit, patience).await?;
+        serde_json::from_slice(&body).map_err(|error| self.foreign(call, error.to_string()))
+    }
+
+    /// A report may come with 503 while the agent is not ready: it is an answer all the same.
+    async fn health_report(&self, call: Call, reply: Reply) -> Result<Health, ClientError> {
+        let (status, patience) = (reply.status, Some(self.timeouts.answer));
+        if status != StatusCode::OK && status != StatusCode::SERVICE_UNAVAILABLE {
+            return Err(self.failure(call, reply).await);
+        }
+        let limit = limits::CLIENT_ERROR_BODY_BYTES;
+        let body = self.collect(call, reply, limit, patience).await?;
+        serde_json::from_slice(&body).map_err(|error| match status {
+            StatusCode::OK => self.foreign(call, error.to_string()),
+            _ => self.refusal(call, status, &body),
+        })
+    }
+
+    fn json(&self, call: Call, body: &impl Serialize) -> Result<Bytes, ClientError> {
+        let body = serde_json::to_vec(body);
+        let body = body.map_err(|error| self.foreign(call, error.to_string()))?;
+        Ok(Bytes::from(body))
+    }
+}

@@ -1,0 +1,166 @@
+//! One HTTP/1.1 request on a connection of its own.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::api::ErrorBody;
+use crate::limits;
+
+use super::connect::{Duplex, connect};
+use super::{Call, Client, ClientError};
+
+/// Start of a foreign answer that is shown, in characters.
+const SHOWN_CHARACTERS: usize = 120;
+
+/// A response whose body is still to be read.
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) body: Incoming,
+    pub(super) connection: Connection,
+}
+
+/// A connection that carries a response. Dropping it closes both directions at once.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// Held to the end, since hyper takes the loss of its sender for the wish to close.
+    sender: SendRequest<Full<Bytes>>,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Connection {
+    async fn open(stream: Box<dyn Duplex>) -> hyper::Result<Self> {
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let driver = tokio::spawn(async move {
+            // Its error reaches the caller through the response.
+            let _ = connection.await;
+        });
+        Ok(Self { sender, driver })
+    }
+}
+
+impl Client {
+    /// Connects and asks. The answer's head must come within `patience`.
+    pub(super) async fn send(&self, call: Call, body: Bytes, patience: Option<Duration>) -> Result<Reply, ClientError> {
+        let request = self.request(call, body)?;
+        let stream = connect(self.endpoint(), self.timeouts().connect).await?;
+        let exchange = async {
+            let mut connection = Connection::open(stream).await?;
+            let response = connection.sender.send_request(request).await?;
+            Ok((response, connection))
+        };
+        let (response, connection) =
+            self.within(call, patience, exchange).await?.map_err(|error| self.broken(call, error))?;
+        Ok(Reply { status: response.status(), body: response.into_body(), connection })
+    }
+
+    /// The whole body of a reply, at most `limit` bytes, within `patience`.
+    pub(super) async fn collect(
+        &self,
+        call: Call,
+        reply: Reply,
+        limit: usize,
+        patience: Option<Duration>,
+    ) -> Result<Bytes, ClientError> {
+        let whole = Limited::new(reply.body, limit).collect();
+        match self.within(call, patience, whole).await? {
+            Ok(whole) => Ok(whole.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => {
+                Err(self.foreign(call, format!("it is longer than {limit} bytes")))
+            }
+            Err(source) => Err(self.disconnected(call, source)),
+        }
+    }
+
+    /// What a reply that is no success means.
+    pub(super) async fn failure(&self, call: Call, reply: Reply) -> ClientError {
+        let status = reply.status;
+        let patience = Some(self.timeouts().answer);
+        let limit = limits::CLIENT_ERROR_BODY_BYTES;
+        let body = match self.collect(call, reply, limit, patience).await {
+            Ok(body) => body,
+            Err(error) => return error,
+        };
+        self.refusal(call, status, &body)
+    }
+
+    /// What the body of a reply that is no success means.
+    pub(super) fn refusal(&self, call: Call, status: StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice::<ErrorBody>(body) {
+            Ok(body) => ClientError::Api { endpoint: self.endpoint().clone(), call, status: status.as_u16(), body },
+            Err(_) => self.foreign(call, format!("status {status} with {}", excerpt(body))),
+        }
+    }
+
+    /// An answer that is not guestd's.
+    pub(super) fn foreign(&self, call: Call, why: String) -> ClientError {
+        ClientError::Protocol { endpoint: self.endpoint().clone(), call, why }
+    }
+
+    fn request(&self, call: Call, body: Bytes) -> Result<Request<Full<Bytes>>, ClientError> {
+        if body.len() > limits::REQUEST_BODY_BYTES {
+            let bytes = body.len();
+            return Err(ClientError::RequestTooLarge { call, bytes });
+        }
+        let has_body = !body.is_empty();
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = call.method();
+        *request.uri_mut() = hyper::Uri::from_static(call.path);
+        let headers = request.headers_mut();
+        headers.insert(HOST, HeaderValue::from_static("guestd"));
+        if has_body {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        if let Some(token) = self.token() {
+            headers.insert(AUTHORIZATION, token.header());
+        }
+        Ok(request)
+    }
+
+    async fn within<T>(
+        &self,
+        call: Call,
+        patience: Option<Duration>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, ClientError> {
+        let Some(after) = patience else {
+            return Ok(work.await);
+        };
+        timeout(after, work).await.map_err(|_| ClientError::Timeout { endpoint: self.endpoint().clone(), call, after })
+    }
+
+    fn broken(&self, call: Call, error: hyper::Error) -> ClientError {
+        if error.is_parse() {
+            return self.foreign(call, format!("it is no HTTP ({error})"));
+        }
+        self.disconnected(call, Box::new(error))
+    }
+
+    fn disconnected(&self, call: Call, source: Box<dyn std::error::Error + Send + Sync>) -> ClientError {
+        ClientError::Disconnected { endpoint: self.endpoint().clone(), call, source }
+    }
+}
+
+/// The start of an answer, quoted.
+pub(super) fn excerpt(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let mut start: String = text.chars().take(SHOWN_CHARACTERS).collect();
+    if start.len() < text.len() {
+        start.push('…');
+    }
+    format!("{start:?}")
+}

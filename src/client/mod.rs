@@ -1,0 +1,34 @@
+//! How a host or an orchestrator talks to guestd: endpoints, one connection per call, typed answers and typed errors.
+//!
+//! Owns the way to a VM (Unix socket, vsock, Firecracker's hybrid socket), the HTTP/1.1 calls on it and the reading of
+//! streams. Every wait has an end and every buffer a bound. Refuses to guess: a stream that stops before its last frame
+//! is an error, and so is an answer that is not guestd's. It never half-closes a connection, since Firecracker turns that
+//! into a close of both directions. Depends on [`api`](crate::api) and [`limits`](crate::limits) alone.
+//!
+//! ```no_run
+//! # async fn demo() -> Result<(), guestd::client::ClientError> {
+//! use guestd::{api::ExecRequest, client::{Client, Endpoint}};
+//!
+//! let endpoint: Endpoint = "fc:/run/vm7/vsock.sock".parse().expect("an endpoint");
+//! let vm = Client::new(endpoint);
+//! let command = ["uname", "-a"].map(String::from).to_vec();
+//! let result = vm.exec(&ExecRequest { command, ..ExecRequest::default() }).await?;
+//! println!("{}", result.stdout);
+//! # Ok(()) }
+//! ```
+
+mod calls;
+mod connect;
+mod endpoint;
+mod error;
+mod http;
+mod lines;
+mod ready;
+mod stream;
+mod token;
+
+pub use calls::{Client, Timeouts};
+pub use endpoint::{DEFAULT_PORT, Endpoint, EndpointError};
+pub use error::{Call, ClientError, ConnectFailure, advice_for};
+pub use stream::{ExecStream, decode_chunk};
+pub use token::{Token, TokenError};
