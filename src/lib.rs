@@ -15,7 +15,13 @@ pub mod limits;
 #[cfg(feature = "agent")]
 pub mod config;
 #[cfg(feature = "agent")]
+pub mod exec;
+#[cfg(feature = "agent")]
 pub mod facts;
+#[cfg(feature = "agent")]
+pub mod install;
+#[cfg(feature = "agent")]
+pub mod keys;
 #[cfg(feature = "agent")]
 pub mod listeners;
 #[cfg(feature = "agent")]

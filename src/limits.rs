@@ -32,8 +32,15 @@ pub const EXEC_CHUNK_BYTES: usize = 32 * 1024;
 /// Chunks waiting for the reader of an exec stream; then the command waits.
 pub const EXEC_QUEUED_CHUNKS: usize = 16;
 
+/// Output kept for all running `POST /v1/exec` together, in bytes, so that many of them do not fill a small VM's memory. An
+/// exec that finds nothing left of it is cut like one over its own limit.
+pub const EXEC_BUFFERED_TOTAL_BYTES: usize = 64 * 1024 * 1024;
+
 /// Arguments of an exec, in bytes with their ends. Linux allows 128 KiB for one and 2 MiB for all (execve(2)).
 pub const EXEC_ARGV_BYTES: usize = 1024 * 1024;
+
+/// One argument of an exec, in bytes with its end: Linux's own limit (MAX_ARG_STRLEN).
+pub const EXEC_ARGUMENT_BYTES: usize = 128 * 1024;
 
 /// Length of an exec id, in bytes.
 pub const EXEC_ID_BYTES: usize = 128;
@@ -46,6 +53,23 @@ pub const EXEC_DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// From SIGTERM to SIGKILL after a time-out.
 pub const EXEC_KILL_GRACE: Duration = Duration::from_secs(2);
+
+/// From SIGKILL until a command that is still there is reported as stuck in the kernel. Ending takes milliseconds; a disk
+/// under load can hold a process for seconds.
+pub const EXEC_KILL_TIME: Duration = Duration::from_secs(10);
+
+/// Processes of one exec that are waited for one by one after SIGTERM, with a descriptor each. SIGKILL reaches all the same.
+pub const EXEC_TREE_HANDLES: usize = 256;
+
+/// Execs that have ended and left a process that holds their output open: it is read and thrown away, so that a daemon is
+/// not ended by SIGPIPE. Two descriptors each; those above the limit are closed.
+pub const EXEC_LEFTOVERS: usize = 256;
+
+/// `/etc/passwd` and `/etc/group`, in bytes. Tens of thousands of accounts.
+pub const ACCOUNT_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// `/etc/environment`, in bytes. Dozens of values of the greatest length.
+pub const ENVIRONMENT_FILE_BYTES: u64 = 1024 * 1024;
 
 /// Key of an environment variable, in bytes (the platform's limit).
 pub const ENV_KEY_BYTES: usize = 256;
@@ -78,11 +102,27 @@ pub const CONFIG_FILE_BYTES: u64 = 256 * 1024;
 /// From SIGTERM to the end of the agent: running responses are completed within it.
 pub const DRAIN_TIME: Duration = Duration::from_secs(10);
 
-/// Response body that the client reads into memory, in bytes; above both exec outputs in base64.
-pub const CLIENT_BODY_BYTES: usize = 64 * 1024 * 1024;
+/// Response body that the client reads into memory, in bytes; above two exec outputs at their largest, which is all control
+/// characters (6 bytes each in JSON) and base64 beside it (a third more): 117 MiB.
+pub const CLIENT_BODY_BYTES: usize = 128 * 1024 * 1024;
 
 /// One NDJSON line that the client accepts, in bytes; a chunk is at most a third of it.
 pub const CLIENT_LINE_BYTES: usize = 256 * 1024;
+
+/// One half of an SSH key pair, in bytes; an ed25519 one takes 400.
+pub const KEY_FILE_BYTES: u64 = 16 * 1024;
+
+/// A managed authorized_keys file, in bytes: some 2,000 keys.
+pub const AUTHORIZED_KEYS_BYTES: u64 = 256 * 1024;
+
+/// Users with managed authorized keys that the health check looks at.
+pub const AUTHORIZED_KEYS_USERS: usize = 256;
+
+/// The record of what `guestd install` put into a root file system, in bytes; a line takes 100.
+pub const INSTALL_MANIFEST_BYTES: u64 = 64 * 1024;
+
+/// A configuration file of the image that `guestd install` reads to see whether it includes guestd's part, in bytes.
+pub const INSTALL_FOREIGN_FILE_BYTES: u64 = 1024 * 1024;
 
 /// Standard input that `exec` carries in its request, in bytes; in base64 and with an argv it fits the request's body.
 pub const EXEC_STDIN_BYTES: usize = 2 * 1024 * 1024;

@@ -1,6 +1,10 @@
 //! System calls and nothing else: no policy, no state of its own. All `unsafe` code of guestd is below this module.
 
+pub mod cgroup;
 mod netlink;
+pub mod root_dir;
+pub mod pidfd;
+pub mod process;
 pub mod rtnl;
 pub mod sock_diag;
 pub mod socket_owners;

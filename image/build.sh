@@ -1,0 +1,155 @@
+#!/bin/sh
+# Makes a golden image: an ext4 file system with an operating system, guestd and the golden keys in it. Nothing is mounted.
+#
+# Kept when nothing that goes into it has changed. Beside IMAGE.ext4 lies IMAGE.inputs: what it was made from, with versions and digests.
+set -eu
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+. "$here/lib.sh"
+top=$(dirname "$here")
+
+usage='usage: image/build.sh [OPTION]...
+  --out FILE      the image to make (target/image/golden.ext4)
+  --rootfs FROM   directory or tar with a root file system (Debian, made by image/debian-rootfs.sh)
+  --overlay DIR   files to lay on it, owned by root; may be given more than once, the last one wins
+  --size SIZE     size of the file system, as mkfs.ext4 takes it (1G); the file is sparse
+  --guestd FILE   the static guestd (target/static/guestd)
+  --keys DIR      golden SSH keys, made when absent (target/image/keys)'
+
+out=$top/target/image/golden.ext4
+rootfs=
+size=1G
+guestd=$top/target/static/guestd
+keys=$top/target/image/keys
+overlays=
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help) echo "$usage"; exit 0 ;;
+        --out | --rootfs | --overlay | --size | --guestd | --keys) ;;
+        *) die "unknown argument '$1'
+$usage" ;;
+    esac
+    [ $# -ge 2 ] || die "$1 wants a value
+$usage"
+    case $1 in
+        --out) out=$2 ;;
+        --rootfs) rootfs=$2 ;;
+        --overlay)
+            [ -d "$2" ] || die "--overlay $2: no such directory"
+            # A list in a string, one a line, as sh has no arrays.
+            overlays="$overlays$(CDPATH='' cd -- "$2" && pwd)
+"
+            ;;
+        --size) size=$2 ;;
+        --guestd) guestd=$2 ;;
+        --keys) keys=$2 ;;
+    esac
+    shift 2
+done
+
+[ "$(id -u)" = 0 ] || die "only root can unpack a root file system with its owners: run it as root"
+need mkfs.ext4 e2fsprogs
+need tar tar
+[ -x "$guestd" ] || die "no $guestd: make it with 'just build', or name another with --guestd"
+
+debian=
+if [ -z "$rootfs" ]; then
+    rootfs=$("$here/debian-rootfs.sh")
+    debian=1
+elif [ ! -d "$rootfs" ] && [ ! -f "$rootfs" ]; then
+    die "--rootfs $rootfs: neither a directory nor a tar"
+fi
+[ -e "$keys/id_ed25519" ] || "$guestd" keygen --out "$keys" >&2 || die "'guestd keygen --out $keys' failed; its own message is above"
+
+# ---- Is there anything to do? A tar is known by its size and date: to read it all would take as long as to unpack it.
+each_overlay() { # COMMAND: runs it with every overlay's path
+    printf '%s' "$overlays" | while read -r each; do "$@" "$each"; done
+}
+inputs_digest() {
+    echo "$size $debian"
+    if [ -d "$rootfs" ]; then tree_digest "$rootfs"; else stat -L -c '%n %s %Y' "$rootfs"; fi
+    tree_digest "$here"
+    if [ -d "$top/rootfs-overlay" ]; then tree_digest "$top/rootfs-overlay"; fi
+    each_overlay tree_digest
+    cat "$guestd"
+    if [ -d "$keys" ]; then tree_digest "$keys"; fi
+}
+inputs=${out%.ext4}.inputs
+key=$(inputs_digest | digest)
+if [ -f "$out" ] && [ "$(sed -n 's/^inputs-sha256=//p' "$inputs" 2>/dev/null)" = "$key" ]; then
+    say "$out is up to date"
+    exit 0
+fi
+rm -f "$out" "$inputs"
+
+mkdir -p "$(dirname "$out")"
+work=$(mktemp -d "$out.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
+root=$work/root
+umask 022
+mkdir "$root"
+
+# ---- The root file system, then what is laid on it. Overlays come from working copies: their owners and a umask's group write bits
+# ---- mean nothing. /lib and /bin may be links in the root and directories in an overlay.
+unpack() { tar -C "$root" --numeric-owner --xattrs --xattrs-include='*' -xpf "$1"; }
+lay() { tar -C "$1" --owner=0 --group=0 --mode=go-w -cf - . | tar -C "$root" --keep-directory-symlink --no-overwrite-dir -xpf -; }
+
+if [ -d "$rootfs" ]; then
+    tar -C "$rootfs" --numeric-owner --xattrs --xattrs-include='*' --one-file-system -cf "$work/rootfs.tar" .
+    unpack "$work/rootfs.tar"
+    rm "$work/rootfs.tar"
+else
+    unpack "$rootfs"
+fi
+if [ -n "$debian" ]; then
+    lay "$here/debian-overlay"
+    "$here/mask-units.sh" "$root"
+fi
+if [ -d "$top/rootfs-overlay" ] && [ -d "$root/etc/systemd" ]; then lay "$top/rootfs-overlay"; fi
+each_overlay lay
+
+# ---- guestd itself.
+"$guestd" install --root "$root" --keys "$keys" >&2 || die "'guestd install --root $root' failed; its own message is above"
+
+# ---- What must be a VM's own is not in an image.
+rm -f "$root"/etc/ssh/ssh_host_*_key "$root"/etc/ssh/ssh_host_*_key.pub "$root/var/lib/systemd/random-seed" "$root/var/lib/dbus/machine-id"
+rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb "$root"/var/log/journal/* \
+    "$root"/tmp/* "$root"/var/tmp/* "$root/root/.bash_history"
+find "$root/var/log" -type f -exec truncate -s 0 {} + 2>/dev/null || true
+# Present and empty: "uninitialized" or a missing file would make systemd run its first-boot presets.
+if [ -d "$root/etc/systemd" ]; then rm -f "$root/etc/machine-id"; : >"$root/etc/machine-id"; fi
+mkdir -p "$root/dev" "$root/proc" "$root/sys" "$root/run" "$root/tmp"
+chmod 1777 "$root/tmp"
+
+# ---- The file system. No lazy initialisation: it would be done by every VM again. All its tables are zero in a sparse file already.
+uuid=$(echo "$key" | sed 's/^\(.\{8\}\)\(.\{4\}\).\(.\{3\}\).\(.\{3\}\)\(.\{12\}\).*/\1-\2-4\3-8\4-\5/')
+mkfs.ext4 -q -F -L rootfs -m 1 -U "$uuid" -E "hash_seed=$uuid,lazy_itable_init=0,lazy_journal_init=0" -d "$root" "$work/image" "$size" >/dev/null ||
+    die "mkfs.ext4 could not put $(du -sh "$root" | cut -f1) into a file system of $size; give more by --size"
+e2fsck -fn "$work/image" >"$work/e2fsck" 2>&1 || { cat "$work/e2fsck" >&2; die "mkfs.ext4 made a file system that e2fsck finds fault with"; }
+
+# ---- What it was made from.
+list_overlay() { # DIR: digest and path of each of its files
+    (cd "$1" && find . \( -type f -exec sha256sum {} + \) -o \( -type l -printf 'link:%l  %p\n' \)) | LC_ALL=C sort -k 2 | sed "s|^|overlay ${1#"$top/"} |"
+}
+{
+    echo "# What ${out##*/} was made from."
+    echo "inputs-sha256=$key"
+    echo "size=$size"
+    echo "rootfs=${rootfs##*/}"
+    echo "guestd-sha256=$(digest <"$guestd")"
+    for dir in "$root"/usr/lib/modules/*; do if [ -d "$dir" ]; then echo "kernel-modules=${dir##*/}"; fi; done
+    if [ -f "$root/var/lib/dpkg/status" ]; then
+        awk '/^Package: / { p = $2 } /^Version: / { v = $2 } /^$/ { if (p) print "package " p "=" v; p = "" } END { if (p) print "package " p "=" v }' \
+            "$root/var/lib/dpkg/status" | LC_ALL=C sort
+    fi
+    if [ -n "$debian" ]; then list_overlay "$here/debian-overlay"; fi
+    if [ -d "$top/rootfs-overlay" ]; then list_overlay "$top/rootfs-overlay"; fi
+    each_overlay list_overlay
+} >"$work/inputs"
+
+mv "$work/image" "$out"
+mv "$work/inputs" "$inputs"
+say "$out: $size, $(du -h "$out" | cut -f1) on disk, $(du -sh "$root" | cut -f1) of files"
+(cd "$root" && du -xm --max-depth=2 usr var etc opt home root srv 2>/dev/null) | sort -rn |
+    awk '$2 ~ "/" && $1 > 2 { printf "  %4d MiB  /%s\n", $1, $2 }' | head -n 5 >&2

@@ -1,0 +1,223 @@
+//! Why a command was not run, or could not be followed to its end.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::api::ErrorCode;
+use crate::sys::process::{LaunchError, Stage};
+
+/// A failed exec. The text is for the person who sent the request; a program branches on [`ExecError::code`].
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// `command` has no words, or an empty first one.
+    #[error(r#"there is nothing to run: `command` needs the program as its first word, such as ["uname", "-a"]"#)]
+    EmptyCommand,
+    /// A NUL byte where the kernel takes strings that end with one.
+    #[error("{field} has a NUL byte in it, which Linux cannot pass to a program; take it out")]
+    NulByte {
+        /// Which field.
+        field: String,
+    },
+    /// One argument over Linux's limit.
+    #[error(
+        "argument {index} of `command` is {bytes} bytes long and Linux takes at most {limit}; pass it as stdin or in a file"
+    )]
+    ArgumentTooLong {
+        /// Its index; 0 is the program.
+        index: usize,
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// All arguments together.
+    #[error(
+        "the arguments in `command` are {bytes} bytes together and the limit is {limit}; pass data as stdin or in a file"
+    )]
+    ArgumentsTooLong {
+        /// Their length with an end for each.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The kernel's own limit on arguments and environment.
+    #[error(
+        "arguments and environment together are more than Linux passes to a program; pass data as stdin or in a file"
+    )]
+    TooLongForKernel,
+    /// A key that no shell could name.
+    #[error("{key} in `env` is no name of a variable: use letters, digits and _, no digit first")]
+    BadEnvKey {
+        /// The key, quoted and cut to what can be shown.
+        key: String,
+    },
+    /// A key or value that is too long.
+    #[error("the {what} of {key} in `env` is {bytes} bytes long and the limit is {limit}")]
+    EnvTooLong {
+        /// `key` or `value`.
+        what: &'static str,
+        /// The key, quoted and cut to what can be shown.
+        key: String,
+        /// The length.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// An id of another shape.
+    #[error("{id} cannot be an `exec_id`: use 1 to {limit} characters of A-Za-z0-9._-")]
+    BadExecId {
+        /// The id, quoted and cut to what can be shown.
+        id: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// Both kinds of stdin.
+    #[error("`stdin` and `stdin_b64` are both given; send one of them")]
+    StdinTwice,
+    /// stdin_b64 is no base64.
+    #[error("`stdin_b64` is not standard base64 with padding: {source}")]
+    BadBase64 {
+        /// Where it is not.
+        source: base64::DecodeError,
+    },
+    /// working_dir is relative.
+    #[error("`working_dir` {path} is not absolute; let it start with /")]
+    WorkingDirRelative {
+        /// The path, quoted.
+        path: String,
+    },
+    /// working_dir cannot be entered.
+    #[error("cannot run in `working_dir` {path}: {why}")]
+    BadWorkingDir {
+        /// The path, quoted.
+        path: String,
+        /// What it is instead, and what to do.
+        why: String,
+    },
+    /// No such program.
+    #[error("program {program} was not found: {why}")]
+    ProgramNotFound {
+        /// The first word, quoted.
+        program: String,
+        /// Where it was looked for, and what to do.
+        why: String,
+    },
+    /// The program is there and cannot be run.
+    #[error("cannot execute {program}: {why}")]
+    NotExecutable {
+        /// Its path, quoted.
+        program: String,
+        /// What it is instead, and what to do.
+        why: String,
+    },
+    /// No such user.
+    #[error(
+        "there is no user {user} in {passwd} of the guest; name one that is, or its number (`getent passwd` lists them)"
+    )]
+    UserNotFound {
+        /// The name or number, quoted.
+        user: String,
+        /// The file.
+        passwd: PathBuf,
+    },
+    /// The account files could not be read.
+    #[error("cannot look up users of the guest: reading {path} failed: {source}")]
+    AccountsUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// An exec with this id runs.
+    #[error("an exec with the id {id:?} is running; wait for its end, or use another id")]
+    IdInUse {
+        /// The id.
+        id: String,
+    },
+    /// As many run as may.
+    #[error("{limit} execs are running, which is the limit; wait for one to end, or give long ones a `timeout_secs`")]
+    TooManyRunning {
+        /// The limit.
+        limit: usize,
+    },
+    /// The kernel has no room for another process.
+    #[error("the guest has no room to start a process now: {source}; end something in it, or try again")]
+    NoRoom {
+        /// What failed, and why.
+        source: LaunchError,
+    },
+    /// Starting failed in a way that the request is not to blame for.
+    #[error("guestd could not start the command: {what}: {source}")]
+    Start {
+        /// What was being done.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its exit status is gone.
+    #[error(
+        "the command ended and its exit status was lost: {source}; something else in the agent's process waits for children"
+    )]
+    ExitLost {
+        /// Why.
+        source: io::Error,
+    },
+    /// SIGKILL did not end it.
+    #[error(
+        "the command (pid {pid}) is still there {secs} s after SIGKILL: it is stuck in the kernel, most likely on a disk or network file system"
+    )]
+    Unkillable {
+        /// Its pid.
+        pid: i32,
+        /// How long ago.
+        secs: u64,
+    },
+    /// The task that followed it is gone.
+    #[error("guestd lost track of the command while it ran; this is a bug in guestd")]
+    Lost,
+}
+
+impl ExecError {
+    /// The code for programs.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::EmptyCommand => ErrorCode::EmptyCommand,
+            Self::NulByte { .. } => ErrorCode::NulByte,
+            Self::ArgumentTooLong { .. } | Self::ArgumentsTooLong { .. } | Self::TooLongForKernel => {
+                ErrorCode::PayloadTooLarge
+            }
+            Self::BadEnvKey { .. } | Self::EnvTooLong { .. } => ErrorCode::BadEnv,
+            Self::BadExecId { .. } | Self::StdinTwice | Self::BadBase64 { .. } => ErrorCode::InvalidField,
+            Self::WorkingDirRelative { .. } | Self::BadWorkingDir { .. } => ErrorCode::BadWorkingDir,
+            Self::ProgramNotFound { .. } => ErrorCode::ProgramNotFound,
+            Self::NotExecutable { .. } => ErrorCode::NotExecutable,
+            Self::UserNotFound { .. } => ErrorCode::UserNotFound,
+            Self::IdInUse { .. } => ErrorCode::Conflict,
+            Self::TooManyRunning { .. } => ErrorCode::LimitReached,
+            Self::NoRoom { .. } => ErrorCode::Unavailable,
+            Self::AccountsUnreadable { .. }
+            | Self::Start { .. }
+            | Self::ExitLost { .. }
+            | Self::Unkillable { .. }
+            | Self::Lost => ErrorCode::Internal,
+        }
+    }
+
+    /// A failed launch that tells nothing about the program or its directory.
+    pub(super) fn of_launch(error: LaunchError) -> Self {
+        match error.source.raw_os_error() {
+            Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => Self::NoRoom { source: error },
+            Some(libc::E2BIG) if error.stage == Stage::Execute => Self::TooLongForKernel,
+            _ => Self::Start { what: error.stage.call(), source: error.source },
+        }
+    }
+}
+
+/// What a request said, quoted for an error text and cut: the text must not be as long as what it complains of.
+pub(super) fn shown(text: &str) -> String {
+    const CHARACTERS: usize = 120;
+    match text.char_indices().nth(CHARACTERS) {
+        None => format!("{text:?}"),
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+    }
+}

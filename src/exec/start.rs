@@ -1,0 +1,251 @@
+//! From an order to a running process. Blocks: it reads account files, forks, and waits for the execve.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tokio::net::unix::pipe::Sender;
+
+use super::accounts::{self, Account};
+use super::environment::{self, Variables};
+use super::error::{ExecError, shown};
+use super::execs::ExecConfig;
+use super::order::Order;
+use super::output::Output;
+use super::program::{Attempt, candidates};
+use super::tree::{Lingering, Tree};
+use crate::sys::cgroup::Cgroup;
+use crate::sys::pidfd::{Pidfd, WatchedPidfd};
+use crate::sys::process::{Credentials, Launch, LaunchError, Stage, c_string, effective_ids};
+
+/// A program that somebody has open for writing cannot be run. Mostly that somebody is a fork of ours in the instant before its
+/// own execve, with a file that was being uploaded; so it is tried again for a moment.
+const BUSY_TRIES: u32 = 5;
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
+/// A command that runs.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) leader: WatchedPidfd,
+    pub(super) tree: Tree,
+    pub(super) output: Output,
+    /// Where stdin goes, and what.
+    pub(super) stdin: Option<(Sender, Vec<u8>)>,
+    pub(super) at: Instant,
+}
+
+/// Starts an order under this id. Needs to be called within a runtime, on a thread that may block.
+pub(super) fn start(config: &ExecConfig, lingering: &Lingering, id: &str, order: Order) -> Result<Started, ExecError> {
+    let ready = Ready::new(config, order)?;
+    lingering.sweep();
+    let cgroup = config.cgroup.as_ref().and_then(|parent| {
+        let made = make_cgroup(id, |name| parent.create(name));
+        made.inspect_err(|error| {
+            tracing::warn!(%error, parent = ?parent.path(), "no cgroup for an exec; it gets a session only");
+        })
+        .ok()
+    });
+    match ready.launch(cgroup.as_ref()) {
+        Ok(launched) => ready.started(launched, cgroup),
+        Err(Failure::Launch(error)) if error.stage == Stage::Cgroup => {
+            tracing::warn!(%error, "an exec could not join its cgroup; it gets a session only");
+            cgroup.into_iter().for_each(|cgroup| lingering.bury(Tree::Cgroup(cgroup)));
+            match ready.launch(None) {
+                Ok(launched) => ready.started(launched, None),
+                Err(failure) => Err(ready.explain(failure)),
+            }
+        }
+        Err(failure) => {
+            cgroup.into_iter().for_each(|cgroup| lingering.bury(Tree::Cgroup(cgroup)));
+            Err(ready.explain(failure))
+        }
+    }
+}
+
+/// An order with all looked up that it names.
+struct Ready {
+    order: Order,
+    account: Account,
+    env: Variables,
+    candidates: Vec<Vec<u8>>,
+    directories: Vec<PathBuf>,
+}
+
+/// Our ends of what was started.
+struct Launched {
+    leader: Pidfd,
+    output: Output,
+    stdin: Option<Sender>,
+}
+
+enum Failure {
+    Launch(LaunchError),
+    Other(ExecError),
+}
+
+impl Ready {
+    fn new(config: &ExecConfig, mut order: Order) -> Result<Self, ExecError> {
+        let user = order.user.clone().unwrap_or_else(|| effective_ids().0.to_string());
+        let account = accounts::find(&user, &config.passwd, &config.group)?;
+        let file = environment::of_file(&config.environment_file).unwrap_or_else(|error| {
+            // One bad file must not stop every command, the one that would mend it among them.
+            tracing::warn!(%error, path = ?config.environment_file, "the environment file is left out");
+            Variables::new()
+        });
+        let mut env = environment::login(&account);
+        env.extend(config.base_env.iter().map(|(key, value)| (key.clone(), value.clone().into_bytes())));
+        env.extend(file);
+        env.append(&mut order.env);
+        let directories = match &order.working_dir {
+            Some(directory) => vec![PathBuf::from(directory)],
+            None => vec![path(&account.home), "/".into()],
+        };
+        if let Some(directory) = &order.working_dir {
+            check_directory(directory)?;
+        }
+        let candidates = candidates(&order.program, env.get("PATH").map_or(b"", Vec::as_slice));
+        Ok(Self { order, account, env, candidates, directories })
+    }
+
+    fn launch(&self, cgroup: Option<&Cgroup>) -> Result<Launched, Failure> {
+        let mut tries = 1;
+        loop {
+            match self.launch_once(cgroup) {
+                Err(Failure::Launch(error))
+                    if error.source.raw_os_error() == Some(libc::ETXTBSY) && tries < BUSY_TRIES =>
+                {
+                    tries += 1;
+                    std::thread::sleep(BUSY_PAUSE);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn launch_once(&self, cgroup: Option<&Cgroup>) -> Result<Launched, Failure> {
+        let other = |what| move |source| Failure::Other(ExecError::Start { what, source });
+        let cgroup_procs = cgroup
+            .map(Cgroup::join_handle)
+            .transpose()
+            .map_err(|source| Failure::Launch(LaunchError { stage: Stage::Cgroup, source }))?;
+        let pipe = || {
+            let ends = io::pipe().map(|(read, write)| (OwnedFd::from(read), OwnedFd::from(write)));
+            ends.map_err(|source| Failure::Launch(LaunchError { stage: Stage::Fork, source }))
+        };
+        let (stdout, child_stdout) = pipe()?;
+        let (stderr, child_stderr) = pipe()?;
+        let output = Output::new(stdout, stderr).map_err(other("watching its output"))?;
+        let (stdin, child_stdin) = match &self.order.stdin {
+            None => (None, None),
+            Some(_) => {
+                let (child, ours) = pipe()?;
+                let ours = Sender::from_owned_fd(ours).map_err(other("watching its stdin"))?;
+                (Some(ours), Some(child))
+            }
+        };
+        let launch = Launch {
+            programs: strings(&self.candidates).map_err(other("reading PATH"))?,
+            argv: self.order.argv.clone(),
+            env: environment::strings(&self.env).map_err(other("building its environment"))?,
+            directories: directories(&self.directories).map_err(other("reading its home"))?,
+            credentials: self.credentials(),
+            cgroup_procs,
+            stdin: child_stdin,
+            stdout: child_stdout,
+            stderr: child_stderr,
+        };
+        let leader = launch.spawn().map_err(Failure::Launch)?;
+        Ok(Launched { leader, output, stdin })
+    }
+
+    /// None for an agent without privileges that runs a command as itself: it may not even set the groups that it has.
+    fn credentials(&self) -> Option<Credentials> {
+        let Account { uid, gid, ref groups, .. } = self.account;
+        let us = effective_ids();
+        (us.0 == 0 || us != (uid, gid)).then(|| Credentials { uid, gid, groups: groups.clone() })
+    }
+
+    fn started(self, launched: Launched, cgroup: Option<Cgroup>) -> Result<Started, ExecError> {
+        let at = Instant::now();
+        let Launched { leader, output, stdin } = launched;
+        let tree = cgroup.map_or(Tree::Session(leader.pid()), Tree::Cgroup);
+        let leader = WatchedPidfd::new(leader).map_err(|(leader, source)| {
+            // Nobody could tell when it ends, so it does not run.
+            tree.strike();
+            let _ = leader.signal(libc::SIGKILL).and_then(|_| leader.wait());
+            ExecError::Start { what: "watching it", source }
+        })?;
+        Ok(Started { leader, tree, output, stdin: stdin.zip(self.order.stdin), at })
+    }
+
+    fn explain(&self, failure: Failure) -> ExecError {
+        let error = match failure {
+            Failure::Launch(error) => error,
+            Failure::Other(error) => return error,
+        };
+        if error.stage == Stage::Directory {
+            return self.bad_directory(error.source);
+        }
+        let root = PathBuf::from("/");
+        let attempt = Attempt {
+            program: &self.order.program,
+            alone: self.order.argv.len() == 1,
+            candidates: &self.candidates,
+            path: self.env.get("PATH").map_or(b"", Vec::as_slice),
+            directory: self.directories.iter().find(|directory| directory.is_dir()).unwrap_or(&root),
+            user: &self.account.name,
+        };
+        attempt.explain(error)
+    }
+
+    /// It was there and a directory when we looked; the user could not enter it, or it went.
+    fn bad_directory(&self, source: io::Error) -> ExecError {
+        let path = self.directories.first().map(|path| shown(&path.to_string_lossy())).unwrap_or_default();
+        let why = format!("user {} cannot enter it: {source}", self.account.name);
+        ExecError::BadWorkingDir { path, why }
+    }
+}
+
+fn check_directory(directory: &str) -> Result<(), ExecError> {
+    let why = match Path::new(directory).metadata() {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => "it is not a directory".to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            "it does not exist in the guest; make it first, or leave `working_dir` out for the user's home".to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    Err(ExecError::BadWorkingDir { path: shown(directory), why })
+}
+
+/// `exec-ID`. A daemon that an exec of the same id left behind may still be in that; then `exec-ID~2` and so on, which no id
+/// can look like.
+fn make_cgroup(id: &str, create: impl Fn(&str) -> io::Result<Cgroup>) -> io::Result<Cgroup> {
+    const SAME_ID: u32 = 100;
+    let mut made = create(&format!("exec-{id}"));
+    for number in 2..=SAME_ID {
+        match &made {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                made = create(&format!("exec-{id}~{number}"));
+            }
+            _ => break,
+        }
+    }
+    made
+}
+
+fn path(bytes: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    std::ffi::OsStr::from_bytes(bytes).into()
+}
+
+fn strings(all: &[Vec<u8>]) -> io::Result<Vec<CString>> {
+    all.iter().map(|bytes| c_string(bytes.clone())).collect()
+}
+
+fn directories(all: &[PathBuf]) -> io::Result<Vec<CString>> {
+    use std::os::unix::ffi::OsStrExt;
+    all.iter().map(|path| c_string(path.as_os_str().as_bytes())).collect()
+}

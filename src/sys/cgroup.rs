@@ -1,0 +1,293 @@
+//! Control groups, version 2: one for each exec, so that a whole tree of processes can be named and ended.
+//!
+//! A process leaves its process group and its session as it likes; it does not leave its cgroup by accident. No controllers are
+//! needed, so this works in a delegated unit, on a hybrid hierarchy (cgroup2 beside version 1) and in the root cgroup.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+
+/// The cgroup that this process is in, found to take children.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupParent {
+    path: PathBuf,
+}
+
+/// Why there is no cgroup for execs. Commands run nevertheless; what escapes their process group is then followed by
+/// parentage only.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupUnavailable {
+    /// /proc could not be read.
+    #[error("cannot find the agent's cgroup: reading {path} failed ({source}); mount /proc")]
+    Unreadable {
+        /// The file.
+        path: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A kernel without cgroups, or cgroup version 1 only.
+    #[error(
+        "the agent is in no version 2 cgroup: /proc/self/cgroup has no `0::` line; use a kernel with CONFIG_CGROUPS"
+    )]
+    NotMember,
+    /// The kernel could, but it is not mounted, or only a part that does not have our cgroup.
+    #[error(
+        "the agent's cgroup {cgroup:?} is not in any mounted cgroup2 file system; mount one: mount -t cgroup2 none /sys/fs/cgroup"
+    )]
+    NotMounted {
+        /// The cgroup by the kernel's name.
+        cgroup: PathBuf,
+    },
+    /// Mounted, but not for us.
+    #[error("cannot make a cgroup below {path}: {source}; mount it writable, or give the agent's unit Delegate=yes")]
+    CannotCreate {
+        /// The agent's cgroup.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl CgroupParent {
+    /// Finds the cgroup of this process and makes sure, by making one and removing it, that it takes children.
+    ///
+    /// # Errors
+    /// Why there is none to be had, with what to do, for the health report.
+    pub fn detect() -> Result<Self, CgroupUnavailable> {
+        let read = |path| fs::read_to_string(path).map_err(|source| CgroupUnavailable::Unreadable { path, source });
+        let path = locate(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)?;
+        let parent = Self { path };
+        let probe = format!("guestd-probe-{}", std::process::id());
+        match parent.create(&probe).and_then(|cgroup| cgroup.remove()) {
+            Ok(()) => Ok(parent),
+            Err(source) => Err(CgroupUnavailable::CannotCreate { path: parent.path, source }),
+        }
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes a cgroup with this name in it.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, `EROFS`, `EACCES`, or `EAGAIN` at the limit of descendants.
+    pub fn create(&self, name: &str) -> io::Result<Cgroup> {
+        let path = self.path.join(name);
+        fs::create_dir(&path)?;
+        Ok(Cgroup { path })
+    }
+}
+
+/// Where the cgroup of a process is in the file system, by the texts of its /proc/PID/cgroup and mountinfo.
+fn locate(membership: &str, mountinfo: &str) -> Result<PathBuf, CgroupUnavailable> {
+    let cgroup = membership
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .map(PathBuf::from)
+        .ok_or(CgroupUnavailable::NotMember)?;
+    mountinfo
+        .lines()
+        .filter_map(cgroup2_mount)
+        // A cgroup outside of our cgroup namespace shows as `/..`, and no mount of ours has it.
+        .filter(|_| !cgroup.components().any(|part| part == Component::ParentDir))
+        .find_map(|(root, point)| Some(point.join(cgroup.strip_prefix(&root).ok()?)))
+        .ok_or(CgroupUnavailable::NotMounted { cgroup })
+}
+
+/// Root and mount point, if a mountinfo line (proc(5)) is of a cgroup2 file system.
+fn cgroup2_mount(line: &str) -> Option<(PathBuf, PathBuf)> {
+    let (mount, file_system) = line.split_once(" - ")?;
+    let mut fields = mount.split(' ').skip(3);
+    let (root, point) = (fields.next()?, fields.next()?);
+    (file_system.split(' ').next()? == "cgroup2").then(|| (unescape(root), unescape(point)))
+}
+
+/// mountinfo writes blanks, tabs, newlines and backslashes as `\` and three octal digits.
+fn unescape(field: &str) -> PathBuf {
+    let mut parts = field.split('\\');
+    let mut path = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
+            Some(byte) => {
+                path.push(char::from(byte));
+                path.push_str(&part[3..]);
+            }
+            None => {
+                path.push('\\');
+                path.push_str(part);
+            }
+        }
+    }
+    path.into()
+}
+
+/// One cgroup of ours. It stays when this is dropped: it may have processes.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its `cgroup.procs`, for a forked child to join through: close-on-exec, write only.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn join_handle(&self) -> io::Result<OwnedFd> {
+        let file = OpenOptions::new().write(true).open(self.path.join("cgroup.procs"))?;
+        Ok(file.into())
+    }
+
+    /// Pids of the processes in it and in the cgroups that they made below. Processes that have ended are not listed, reaped or
+    /// not.
+    ///
+    /// # Errors
+    /// Those of reading the directory, but not that a part of it went away meanwhile.
+    pub fn members(&self) -> io::Result<Vec<i32>> {
+        let mut pids = Vec::new();
+        for directory in self.subtree()? {
+            match fs::read_to_string(directory.join("cgroup.procs")) {
+                // 0 stands for a process of another pid namespace.
+                Ok(text) => {
+                    pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid != 0))
+                }
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(pids)
+    }
+
+    /// Kills all that is in it and below, forks under way included (cgroup.kill, Linux 5.14).
+    ///
+    /// # Errors
+    /// `NotFound` on an older kernel.
+    pub fn kill(&self) -> io::Result<()> {
+        self.write("cgroup.kill", "1")
+    }
+
+    /// Stops all that is in it and below from running, so that it can be killed one by one without forking away meanwhile; a
+    /// frozen process can be killed.
+    ///
+    /// # Errors
+    /// `NotFound` before Linux 5.2.
+    pub fn freeze(&self) -> io::Result<()> {
+        self.write("cgroup.freeze", "1")
+    }
+
+    /// Removes it with the empty cgroups below. One that is gone already is no error.
+    ///
+    /// # Errors
+    /// `ResourceBusy` while a process is in it.
+    pub fn remove(&self) -> io::Result<()> {
+        let mut directories = match self.subtree() {
+            Err(error) if is_gone(&error) => return Ok(()),
+            other => other?,
+        };
+        directories.reverse();
+        for directory in directories {
+            match fs::remove_dir(directory) {
+                Err(error) if !is_gone(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Itself and all below, each before its children.
+    fn subtree(&self) -> io::Result<Vec<PathBuf>> {
+        let mut found = vec![self.path.clone()];
+        let mut next = 0;
+        while let Some(directory) = found.get(next) {
+            let entries = match fs::read_dir(directory) {
+                Err(error) if next > 0 && is_gone(&error) => {
+                    next += 1;
+                    continue;
+                }
+                other => other?,
+            };
+            for entry in entries {
+                let entry = entry?;
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    found.push(entry.path());
+                }
+            }
+            next += 1;
+        }
+        Ok(found)
+    }
+
+    fn write(&self, file: &str, text: &str) -> io::Result<()> {
+        // Not fs::write: that would create a missing file, were this not a cgroup.
+        let mut file: File = OpenOptions::new().write(true).open(self.path.join(file))?;
+        file.write_all(text.as_bytes())
+    }
+}
+
+/// A cgroup removed under our hands answers ENOENT, or ENODEV where its file was open.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw
+";
+
+    #[test]
+    fn a_unit_of_systemd_is_found_where_cgroup2_is_mounted() {
+        let mountinfo = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+        let path = locate("0::/system.slice/guestd.service\n", mountinfo).unwrap();
+        assert_eq!(path, Path::new("/sys/fs/cgroup/system.slice/guestd.service"));
+    }
+
+    #[test]
+    fn a_hybrid_hierarchy_is_read_past_its_version_1_parts() {
+        let membership = "4:memory:/elsewhere\n1:cpu:/\n0::/here\n";
+        assert_eq!(locate(membership, HYBRID).unwrap(), Path::new("/sys/fs/cgroup/unified/here"));
+    }
+
+    #[test]
+    fn a_mount_of_a_part_of_the_hierarchy_is_taken_off_the_path() {
+        let mountinfo = "41 31 0:38 /machine /sys/fs/cgroup\\040two rw - cgroup2 none rw\n";
+        let path = locate("0::/machine/agent\n", mountinfo).unwrap();
+        assert_eq!(path, Path::new("/sys/fs/cgroup two/agent"));
+    }
+
+    #[test]
+    fn version_1_alone_and_an_unmounted_version_2_are_told_apart() {
+        let only_1 = locate("1:cpu:/\n", HYBRID);
+        assert!(matches!(only_1, Err(CgroupUnavailable::NotMember)));
+        let unmounted = locate("0::/x\n", "35 31 0:32 / /m rw - cgroup cgroup rw\n");
+        assert!(matches!(unmounted, Err(CgroupUnavailable::NotMounted { .. })));
+    }
+
+    #[test]
+    fn a_cgroup_outside_of_our_namespace_is_not_taken_for_one_inside() {
+        let mountinfo = "41 31 0:38 / /sys/fs/cgroup rw - cgroup2 none rw\n";
+        assert!(locate("0::/../other\n", mountinfo).is_err());
+    }
+
+    #[test]
+    fn a_cgroup_of_our_own_can_be_made_and_removed() {
+        let parent = CgroupParent::detect().unwrap();
+        let name = format!("guestd-unit-test-{}", std::process::id());
+        let cgroup = parent.create(&name).unwrap();
+        assert_eq!(cgroup.members().unwrap(), []);
+        cgroup.remove().unwrap();
+        assert!(!cgroup.path().exists());
+        cgroup.remove().unwrap();
+    }
+}

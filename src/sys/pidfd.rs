@@ -1,0 +1,138 @@
+//! A process by a handle that cannot come to mean another one.
+//!
+//! A pid is a number that the kernel hands out again as soon as a process is reaped; a pidfd stays with its process. Signals
+//! and exit statuses go through it, and it becomes readable when the process has ended, so it can be waited for with epoll.
+
+#![expect(
+    unsafe_code,
+    reason = "pidfd_open, pidfd_send_signal and waitid have no safe wrapper that takes every signal number"
+)]
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It exited with this status, 0 to 255.
+    Code(i32),
+    /// This signal ended it, 1 to 64.
+    Signal(i32),
+}
+
+/// A handle on one process, close-on-exec.
+#[derive(Debug)]
+pub struct Pidfd {
+    fd: OwnedFd,
+    pid: i32,
+}
+
+impl Pidfd {
+    /// Opens a handle on the process that has this pid now (pidfd_open(2), Linux 5.3).
+    ///
+    /// It is certain to be the one meant only for a child that this process has not reaped yet; for any other, look after
+    /// opening whether the pid is still what it was taken for.
+    ///
+    /// # Errors
+    /// `ESRCH` where there is no such process, `EMFILE` and `ENFILE` out of descriptors, `ENOSYS` on an older kernel.
+    pub fn open(pid: i32) -> io::Result<Self> {
+        // SAFETY: takes two integers and touches no memory of ours.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel just made this descriptor for us, and nothing else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { fd, pid })
+    }
+
+    /// The pid, for showing, and for as long as the process is not reaped.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Sends a signal; `false` where the process has ended already.
+    ///
+    /// # Errors
+    /// `EPERM` where it belongs to somebody that this process may not signal, `EINVAL` for a number that is no signal.
+    pub fn signal(&self, signal: i32) -> io::Result<bool> {
+        // SAFETY: the descriptor is open for as long as self lives, and a null siginfo is allowed (as by kill(2)).
+        let sent = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.fd.as_raw_fd(),
+                signal,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+        if sent == 0 {
+            return Ok(true);
+        }
+        match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+            error => Err(error),
+        }
+    }
+
+    /// Takes the exit status of a child and lets the kernel forget it. Blocks until it has ended: to be called when the handle
+    /// is readable, or after SIGKILL.
+    ///
+    /// # Errors
+    /// `ECHILD` where it is not our child or its status has been taken already.
+    pub fn wait(&self) -> io::Result<Exit> {
+        // waitid by hand: nix turns a death by a real-time signal into EINVAL, after it has taken the status.
+        // SAFETY: siginfo_t is plain data, for which zeroes are a value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let fd = libc::id_t::try_from(self.fd.as_raw_fd()).map_err(io::Error::other)?;
+        // SAFETY: info lives until the call returns and is written by the kernel only.
+        let done = unsafe { libc::waitid(libc::P_PIDFD, fd, &raw mut info, libc::WEXITED) };
+        if done != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: after a successful waitid the status of a child is set.
+        let status = unsafe { info.si_status() };
+        Ok(match info.si_code {
+            libc::CLD_EXITED => Exit::Code(status),
+            _ => Exit::Signal(status),
+        })
+    }
+}
+
+impl AsRawFd for Pidfd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// A process whose end a task can wait for.
+#[derive(Debug)]
+pub struct WatchedPidfd(AsyncFd<Pidfd>);
+
+impl WatchedPidfd {
+    /// Registers the handle with the runtime that this is called in.
+    ///
+    /// # Errors
+    /// Where epoll has no room; the handle comes back with why.
+    pub fn new(pidfd: Pidfd) -> Result<Self, (Pidfd, io::Error)> {
+        // SAFETY: Pidfd owns its descriptor, opened for reading, and never exchanges it; AsyncFd owns the Pidfd, and only
+        // shared references to it are given out.
+        let watched = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
+        watched.map(Self).map_err(tokio::io::unix::AsyncFdRegisterError::into_parts)
+    }
+
+    /// Returns when the process has ended, at once if it has already. Its status is still to be taken then.
+    pub async fn ended(&self) {
+        // The readiness is never cleared, for a process ends once. An error is that the runtime shuts down, with all tasks.
+        let _ = self.0.readable().await;
+    }
+
+    /// The handle itself.
+    pub fn get(&self) -> &Pidfd {
+        self.0.get_ref()
+    }
+}

@@ -1,0 +1,234 @@
+//! Programs run for a test: to their end under a deadline, or for as long as their handle lives.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::File;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// Default for programs that should answer at once; generous, because the guest is emulated and the machine may be busy.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A program with its arguments, and what to put before it to run it in the right place.
+#[derive(Debug, Clone)]
+pub(crate) struct Invocation {
+    prefix: Vec<OsString>,
+    argv: Vec<OsString>,
+}
+
+impl Invocation {
+    /// Run on the machine itself.
+    pub(crate) fn new<A: AsRef<OsStr>>(argv: impl IntoIterator<Item = A>) -> Self {
+        let argv = argv.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        Self { prefix: Vec::new(), argv }
+    }
+
+    /// Run by a program that enters some place and executes the rest of its arguments there.
+    pub(crate) fn inside(mut self, prefix: Vec<String>) -> Self {
+        self.prefix = prefix.into_iter().map(OsString::from).collect();
+        self
+    }
+
+    /// Runs it to its end. It is killed, and this fails, when `deadline` passes; any exit status is a result.
+    pub(crate) fn run(&self, deadline: Duration) -> Result<Ran> {
+        let started = Instant::now();
+        let output = self
+            .command(&deadline_prefix(deadline))
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("starting `{self}`: is it installed? `./dev` installs what the tests need"))?;
+        let ran = Ran {
+            command: self.to_string(),
+            code: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
+            stdout: output.stdout,
+            stderr: output.stderr,
+            took: started.elapsed(),
+        };
+        if ran.took >= deadline {
+            bail!("{ran}\n`{self}` was killed: it took longer than {} s", deadline.as_secs());
+        }
+        Ok(ran)
+    }
+
+    /// Starts it with its output captured, to be talked to while it runs.
+    pub(crate) fn start(&self, deadline: Duration) -> Result<Started> {
+        let child = self
+            .command(&deadline_prefix(deadline))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting `{self}`"))?;
+        Ok(Started { child, command: self.to_string(), begun: Instant::now() })
+    }
+
+    /// Starts it for as long as the handle lives, its output going to `log`.
+    pub(crate) fn keep(&self, log: &File) -> Result<Resident> {
+        let copy = || log.try_clone().context("duplicating the descriptor of a log");
+        let child = self
+            .command(&[])
+            .stdin(Stdio::null())
+            .stdout(copy()?)
+            .stderr(copy()?)
+            // Ctrl-C at the terminal is for us alone: we end what we started, in order.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("starting `{self}`: is it installed? `./dev` installs what the tests need"))?;
+        Ok(Resident { child, command: self.to_string() })
+    }
+
+    fn command(&self, before: &[OsString]) -> Command {
+        let mut words = before.iter().chain(&self.prefix).chain(&self.argv);
+        let mut command = Command::new(words.next().map(OsString::as_os_str).unwrap_or_default());
+        command.args(words);
+        command
+    }
+}
+
+/// As a person would type it, without the way into the namespace.
+impl fmt::Display for Invocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, word) in self.argv.iter().enumerate() {
+            let word = word.to_string_lossy();
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%,+".contains(c);
+            let space = if n > 0 { " " } else { "" };
+            if !word.is_empty() && word.chars().all(plain) {
+                write!(f, "{space}{word}")?;
+            } else {
+                write!(f, "{space}'{}'", word.replace('\'', r"'\''"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// timeout(1) of coreutils: the standard library cannot wait for a child with a deadline.
+fn deadline_prefix(deadline: Duration) -> Vec<OsString> {
+    ["timeout", "--signal=KILL", &format!("{}", deadline.as_secs_f64())].map(OsString::from).to_vec()
+}
+
+/// A program that has ended.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    /// As a person would type it.
+    pub(crate) command: String,
+    /// Exit status; 128+n after signal n.
+    pub(crate) code: i32,
+    /// What it wrote to standard output.
+    pub(crate) stdout: Vec<u8>,
+    /// What it wrote to standard error.
+    pub(crate) stderr: Vec<u8>,
+    /// From its start to its end.
+    pub(crate) took: Duration,
+}
+
+impl Ran {
+    /// Fails, with the output, unless the exit status is `code`.
+    pub(crate) fn exits(self, code: i32) -> Result<Self> {
+        if self.code != code {
+            bail!("{self}\nits exit status should be {code}");
+        }
+        Ok(self)
+    }
+
+    /// Fails, with the output, unless the exit status is 0.
+    pub(crate) fn ok(self) -> Result<Self> {
+        self.exits(0)
+    }
+
+    /// Standard output as text, without the last line's end.
+    pub(crate) fn out(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim_end().to_owned()
+    }
+
+    /// Standard error as text, without the last line's end.
+    pub(crate) fn err(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).trim_end().to_owned()
+    }
+
+    /// Standard output as one JSON document.
+    pub(crate) fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_slice(&self.stdout).with_context(|| format!("{self}\nreading its output as JSON"))
+    }
+}
+
+/// The whole story, for a failure.
+impl fmt::Display for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "$ {}\nexit status {} after {:.1} s", self.command, self.code, self.took.as_secs_f64())?;
+        for (name, text) in [("stdout", self.out()), ("stderr", self.err())] {
+            if !text.is_empty() {
+                write!(f, "\n--- {name}\n{text}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A program that runs, with its output to be read.
+#[derive(Debug)]
+pub(crate) struct Started {
+    /// The process; its pipes are the caller's to take.
+    pub(crate) child: Child,
+    command: String,
+    begun: Instant,
+}
+
+impl Started {
+    /// Waits for its end; what the caller has read before is not in the result.
+    pub(crate) fn end(self) -> Result<Ran> {
+        let output = self.child.wait_with_output().with_context(|| format!("waiting for `{}`", self.command))?;
+        Ok(Ran {
+            command: self.command,
+            code: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
+            stdout: output.stdout,
+            stderr: output.stderr,
+            took: self.begun.elapsed(),
+        })
+    }
+}
+
+/// A program that runs until its handle is dropped.
+#[derive(Debug)]
+pub(crate) struct Resident {
+    child: Child,
+    command: String,
+}
+
+impl Resident {
+    /// Fails when the program has ended by itself.
+    pub(crate) fn alive(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait().with_context(|| format!("looking after `{}`", self.command))? {
+            bail!("`{}` has ended by itself: {status}", self.command);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        // It may have ended already; either way it is gone after the wait.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_shown_as_one_would_type_it() {
+        let shown = Invocation::new(["sh", "-c", "echo it's"]).inside(vec!["nsenter".into()]).to_string();
+        assert_eq!(shown, r"sh -c 'echo it'\''s'");
+    }
+
+    #[test]
+    fn a_command_that_takes_too_long_is_killed() {
+        let error = Invocation::new(["sleep", "600"]).run(Duration::from_millis(50)).unwrap_err();
+        assert!(error.to_string().contains("it took longer"), "{error}");
+    }
+}

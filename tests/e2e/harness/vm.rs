@@ -1,0 +1,243 @@
+//! One guest: booted from an image that stays as it is, driven by the real client, gone with its handle.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::net::Ipv6Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use guestd::api::{Health, Listener};
+
+use super::artifacts::Artifacts;
+use super::command::{DEADLINE, Invocation, Ran, Resident, Started};
+use super::net::{Link, Net};
+use super::qemu::{Machine, VmSpec, has_kvm};
+use super::ssh::Ssh;
+use super::{evidence, until};
+
+/// From the start of QEMU until the agent must have answered. An emulated guest on a busy machine takes 10 to 25 s.
+const BOOT_DEADLINE: Duration = Duration::from_secs(90);
+
+/// The platform's domain.
+pub(crate) const DOMAIN: &str = "vm.vers.sh";
+
+/// URL of a port of a VM, by address.
+pub(crate) fn page(address: Ipv6Addr, port: u16) -> String {
+    format!("http://[{address}]:{port}/")
+}
+
+/// A running VM. What is not [passed](Vm::passed) leaves its logs in `target/e2e/`.
+#[derive(Debug)]
+pub(crate) struct Vm<'net> {
+    /// Network that it is plugged into.
+    pub(crate) net: &'net Net,
+    /// Id given to the guest.
+    pub(crate) id: String,
+    /// Where it is plugged in.
+    pub(crate) link: Link,
+    /// Firecracker's hybrid vsock.
+    pub(crate) uds: PathBuf,
+    /// Its processor is emulated, not virtualised.
+    pub(crate) emulated: bool,
+    artifacts: Artifacts,
+    dir: PathBuf,
+    qemu: Option<Resident>,
+    vsock: Option<Resident>,
+    passed: bool,
+}
+
+impl<'net> Vm<'net> {
+    /// Starts a VM; it is still booting when this returns.
+    pub(crate) fn boot(net: &'net Net, spec: VmSpec) -> Result<Self> {
+        let artifacts = Artifacts::find()?;
+        let link = net.link()?;
+        let id = format!("vm{}-{}", link.number, std::process::id());
+        let dir = net.dir().join(format!("vm{}", link.number));
+        fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
+        let uds = dir.join("vsock.uds");
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("reading /proc/cpuinfo")?;
+        let emulated = !has_kvm(&cpuinfo);
+        let mut vm = Self { net, id, link, uds, emulated, artifacts, dir, qemu: None, vsock: None, passed: false };
+        vm.power_on(&spec).with_context(|| format!("booting {}", vm.id))?;
+        Ok(vm)
+    }
+
+    fn power_on(&mut self, spec: &VmSpec) -> Result<()> {
+        let vhost = self.dir.join("vhost.sock");
+        if spec.vsock {
+            let cid = self.cid();
+            let vm = format!("guest-cid={cid},socket={},uds-path={}", vhost.display(), self.uds.display());
+            let vsock = self.net.invocation(["vhost-device-vsock", "--vm", &vm]);
+            let vsock = self.vsock.insert(vsock.keep(&self.log("vsock.log")?)?);
+            until("vhost-device-vsock waits for QEMU", DEADLINE, || {
+                vsock.alive()?;
+                Ok(vhost.exists().then_some(()))
+            })?;
+        }
+        let machine = Machine {
+            spec,
+            id: &self.id,
+            link: &self.link,
+            kernel: self.artifacts.kernel.clone(),
+            initramfs: self.artifacts.initramfs.clone(),
+            disk: self.artifacts.image.clone(),
+            console: self.console(),
+            vhost: spec.vsock.then_some(vhost),
+            kvm: !self.emulated,
+        };
+        // QEMU makes it too, but later than somebody may look.
+        self.log("console.log")?;
+        let tmpdir = format!("TMPDIR={}", self.dir.display());
+        let argv = ["env".to_owned(), tmpdir].into_iter().chain(machine.argv());
+        self.qemu = Some(self.net.invocation(argv).keep(&self.log("qemu.log")?)?);
+        Ok(())
+    }
+
+    /// Public name of the VM.
+    pub(crate) fn name(&self) -> String {
+        format!("{}.{DOMAIN}", self.id)
+    }
+
+    /// Its IPv6 address.
+    pub(crate) fn address(&self) -> Ipv6Addr {
+        self.link.guest
+    }
+
+    /// How guestctl is told to reach it.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("fc:{}", self.uds.display())
+    }
+
+    /// Its vsock CID, unique in its network; 0 to 2 are not for guests.
+    pub(crate) fn cid(&self) -> u32 {
+        2 + u32::from(self.link.number)
+    }
+
+    /// Files that were built for it.
+    pub(crate) fn artifacts(&self) -> &Artifacts {
+        &self.artifacts
+    }
+
+    /// Runs guestctl against it, over vsock.
+    pub(crate) fn ctl<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Ran> {
+        self.guestctl(args).run(DEADLINE.max(BOOT_DEADLINE))
+    }
+
+    /// Starts guestctl against it, to be followed while it runs.
+    pub(crate) fn ctl_start<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Started> {
+        self.guestctl(args).start(DEADLINE)
+    }
+
+    /// Runs a program in the guest by `guestctl exec`; it must succeed.
+    pub(crate) fn exec<A: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = A>) -> Result<Ran> {
+        let argv = argv.into_iter().map(|arg| arg.as_ref().to_owned());
+        self.ctl(["exec", "--"].map(OsString::from).into_iter().chain(argv))?.ok()
+    }
+
+    /// Runs a line of shell in the guest; it must succeed. Gives what it wrote to standard output.
+    pub(crate) fn sh(&self, script: &str) -> Result<String> {
+        Ok(self.exec(["sh", "-euc", script])?.out())
+    }
+
+    /// Waits until the agent says that the VM is ready.
+    pub(crate) fn wait_ready(&self) -> Result<Health> {
+        let secs = BOOT_DEADLINE.as_secs().to_string();
+        self.ctl(["health", "--wait", &secs])?.ok()?;
+        self.health()
+    }
+
+    /// Waits until the agent answers, whatever it says.
+    pub(crate) fn wait_answer(&mut self) -> Result<Health> {
+        until("the agent answers over vsock", BOOT_DEADLINE, || {
+            self.alive()?;
+            Ok(self.health().ok())
+        })
+    }
+
+    /// What the agent says about the VM, ready or not.
+    pub(crate) fn health(&self) -> Result<Health> {
+        self.ctl(["--json", "health"])?.json()
+    }
+
+    /// What listens in the guest.
+    pub(crate) fn ports(&self) -> Result<Vec<Listener>> {
+        self.ctl(["--json", "ports"])?.ok()?.json()
+    }
+
+    /// Waits until a listener is as `wanted` says, and gives it. `what` completes the sentence "still not: ".
+    pub(crate) fn wait_listener(&self, what: &str, wanted: impl Fn(&Listener) -> bool) -> Result<Listener> {
+        self.wait_ports(what, |ports| ports.iter().find(|listener| wanted(listener)).cloned())
+    }
+
+    /// Waits until `found` finds something in the list of listeners, and gives it.
+    pub(crate) fn wait_ports<T>(&self, what: &str, found: impl Fn(&[Listener]) -> Option<T>) -> Result<T> {
+        let mut seen = Vec::new();
+        until(what, DEADLINE, || {
+            seen = self.ports()?;
+            Ok(found(&seen))
+        })
+        .with_context(|| format!("listeners seen last: {seen:#?}"))
+    }
+
+    /// SSH straight to the VM's address, as root with the golden key.
+    pub(crate) fn ssh(&self) -> Ssh<'net> {
+        Ssh::direct(self.net, &self.artifacts.golden_key, self.address())
+    }
+
+    /// Fails when QEMU or the vsock device has ended by itself.
+    pub(crate) fn alive(&mut self) -> Result<()> {
+        self.qemu.iter_mut().chain(&mut self.vsock).try_for_each(Resident::alive)
+    }
+
+    /// What the guest wrote to its serial console so far.
+    pub(crate) fn console_text(&self) -> Result<String> {
+        let path = self.console();
+        let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The test is over and was good: nothing of this VM is kept.
+    pub(crate) fn passed(mut self) -> Result<()> {
+        self.alive()?;
+        let console = self.console_text()?;
+        if let Some(line) = console.lines().find(|line| line.contains("Kernel panic") || line.contains("panicked at")) {
+            bail!("the test passed, and something in the guest did not: {line}");
+        }
+        self.passed = true;
+        Ok(())
+    }
+
+    fn guestctl<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Invocation {
+        let program = [self.artifacts.guestctl.clone().into(), OsString::from("--vm"), self.endpoint().into()];
+        Invocation::new(program.into_iter().chain(args.into_iter().map(|arg| arg.as_ref().to_owned())))
+    }
+
+    /// Log of its serial console.
+    pub(crate) fn console(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+
+    fn log(&self, name: &str) -> Result<File> {
+        let path = self.dir.join(name);
+        File::create(&path).with_context(|| format!("making {}", path.display()))
+    }
+}
+
+impl Drop for Vm<'_> {
+    fn drop(&mut self) {
+        if self.passed {
+            return;
+        }
+        // The guest's own journal says more than its console, if it can still be had.
+        if self.vsock.is_some() {
+            let journal = ["exec", "--timeout", "10", "--", "journalctl", "-b", "--no-pager", "-o", "short-monotonic"];
+            if let Ok(ran) = self.guestctl(journal).run(Duration::from_secs(15)) {
+                let _ = fs::write(self.dir.join("journal.log"), ran.stdout);
+            }
+        }
+        let logs = ["console.log", "qemu.log", "vsock.log", "journal.log"].map(|name| self.dir.join(name));
+        let logs: Vec<&Path> = logs.iter().map(PathBuf::as_path).collect();
+        eprintln!("{}", evidence::keep(&self.id, &logs));
+    }
+}

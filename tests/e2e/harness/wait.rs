@@ -1,0 +1,23 @@
+//! Waiting for a condition, never for a time.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// Between two looks. Short against a guest under emulation, long against the cost of a look.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Looks until `look` answers `Ok(Some(_))`, fails, or `deadline` has passed. `Ok(None)` means "not yet".
+pub(crate) fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        if started.elapsed() > deadline {
+            bail!("waited {} s, and still not: {what}", deadline.as_secs());
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}

@@ -1,0 +1,377 @@
+//! How long a command lives, and on what it does not depend: readers, time-outs, daemons, limits, shutdown.
+//!
+//! Commands and tests wait for one another by FIFOs, which open and read without polling.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use guestd::api::{ErrorCode, ExecRequest, OutputStream, StreamFrame};
+use guestd::exec::{CgroupParent, ExecConfig, ExecStream, Execs};
+use guestd::limits;
+use nix::sys::stat::Mode;
+
+fn config() -> ExecConfig {
+    ExecConfig {
+        environment_file: "/nonexistent/environment".into(),
+        cgroup: Some(CgroupParent::detect().unwrap()),
+        kill_grace: Duration::from_millis(200),
+        ..ExecConfig::default()
+    }
+}
+
+/// With a cgroup for each exec, and without.
+fn both_ways() -> [Execs; 2] {
+    [config(), ExecConfig { cgroup: None, ..config() }].map(Execs::new)
+}
+
+fn sh(script: &str) -> ExecRequest {
+    let command = ["sh", "-c", script].map(str::to_owned).into();
+    ExecRequest { command, ..ExecRequest::default() }
+}
+
+/// A directory for FIFOs.
+struct Gates(tempfile::TempDir);
+
+impl Gates {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// A script that starts in it.
+    fn sh(&self, script: &str) -> ExecRequest {
+        let working_dir = Some(self.0.path().to_str().unwrap().to_owned());
+        ExecRequest { working_dir, ..sh(script) }
+    }
+
+    fn gate(&self, name: &str) -> Gate {
+        let path = self.0.path().join(name);
+        nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+        Gate(path)
+    }
+}
+
+#[derive(Clone)]
+struct Gate(PathBuf);
+
+impl Gate {
+    /// Lets the one who reads go on.
+    async fn open(&self) {
+        let path = self.0.clone();
+        let open = move || OpenOptions::new().write(true).open(path).unwrap().write_all(b"go\n").unwrap();
+        tokio::task::spawn_blocking(open).await.unwrap();
+    }
+
+    /// Waits for one who writes and closes.
+    async fn wait(&self) -> String {
+        let path = self.0.clone();
+        let read = move || {
+            let mut text = String::new();
+            File::open(path).unwrap().read_to_string(&mut text).unwrap();
+            text
+        };
+        tokio::task::spawn_blocking(read).await.unwrap()
+    }
+}
+
+fn decode(data: &str) -> Vec<u8> {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.decode(data).unwrap()
+}
+
+/// Bytes until there are as many, or the end.
+async fn read(stream: &mut ExecStream, count: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < count {
+        match stream.next().await {
+            Some(StreamFrame::Chunk { data_b64, .. }) => bytes.extend(decode(&data_b64)),
+            other => panic!("{other:?}"),
+        }
+    }
+    bytes
+}
+
+async fn last_frame(mut stream: ExecStream) -> StreamFrame {
+    let mut last = None;
+    while let Some(frame) = stream.next().await {
+        last = Some(frame);
+    }
+    last.unwrap()
+}
+
+/// Whether a process runs; a zombie does not.
+fn runs(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+#[tokio::test]
+async fn a_grandchild_that_holds_the_output_does_not_hold_up_the_answer() {
+    for execs in both_ways() {
+        let gates = Gates::new();
+        let (gate, late) = (gates.gate("gate"), gates.gate("late"));
+        // The second echo goes to a pipe whose command is long over: it must succeed, and not be a SIGPIPE.
+        let request = gates.sh("(read x <gate; echo ignored; echo $? >late) & echo hi");
+        let start = Instant::now();
+        let result = execs.run(request).await.unwrap();
+        let took = start.elapsed();
+        assert_eq!((result.stdout.as_str(), result.exit_code), ("hi\n", 0));
+        assert!(took < limits::EXEC_DRAIN_TIME, "{took:?}");
+        assert_eq!(execs.running(), 0);
+        gate.open().await;
+        assert_eq!(late.wait().await, "0\n");
+    }
+}
+
+#[tokio::test]
+async fn a_grandchild_that_never_stops_talking_does_not_either() {
+    let execs = Execs::new(ExecConfig { drain_time: Duration::from_millis(300), ..config() });
+    let gates = Gates::new();
+    let over = gates.gate("over");
+    let request = gates.sh("(while [ ! -e stop ]; do echo noise; done; echo >over) & echo hi");
+    assert!(execs.run(request).await.unwrap().stdout.starts_with("hi\n"));
+    File::create(gates.0.path().join("stop")).unwrap();
+    over.wait().await;
+}
+
+#[tokio::test]
+async fn the_cgroup_of_a_daemon_goes_when_the_daemon_has_gone() {
+    let execs = Execs::new(config());
+    let gates = Gates::new();
+    let (gate, pid) = (gates.gate("gate"), gates.gate("pid"));
+    let id = format!("daemon-of-{}", std::process::id());
+    let path = CgroupParent::detect().unwrap().path().join(format!("exec-{id}"));
+    let request = || ExecRequest {
+        exec_id: Some(id.clone()),
+        ..gates.sh("exec >/dev/null 2>&1; (sh -c 'echo $PPID >pid'; read x <gate; exec sleep 0) &")
+    };
+    execs.run(request()).await.unwrap();
+    let first = pid.wait().await;
+    assert!(path.exists());
+    // The same id again, beside it.
+    execs.run(request()).await.unwrap();
+    let second = pid.wait().await;
+    let beside = path.with_file_name(format!("exec-{id}~2"));
+    assert!(path.exists() && beside.exists());
+    for _ in 0..2 {
+        gate.open().await;
+    }
+    for pid in [first, second] {
+        while runs(pid.trim()) {
+            tokio::task::yield_now().await;
+        }
+    }
+    // Looked at whenever an exec starts or ends.
+    execs.run(sh("true")).await.unwrap();
+    assert!(!path.exists() && !beside.exists());
+}
+
+#[tokio::test]
+async fn a_time_out_ends_the_whole_tree_even_what_left_the_session() {
+    for execs in both_ways() {
+        let stubborn = "trap \"\" TERM; echo $$; while :; do read x </dev/zero; done";
+        let script = format!("setsid sh -c '{stubborn}' & {stubborn}");
+        let id = format!("tree-of-{}", std::process::id());
+        let request = ExecRequest { timeout_secs: Some(1), exec_id: Some(id.clone()), ..sh(&script) };
+        let result = execs.run(request).await.unwrap();
+        assert_eq!((result.exit_code, result.timed_out, result.signal), (124, true, Some(9)));
+        let pids: Vec<&str> = result.stdout.lines().collect();
+        assert_eq!(pids.len(), 2, "{result:?}");
+        assert!(!pids.iter().any(|pid| runs(pid)), "{pids:?}");
+        assert!(!CgroupParent::detect().unwrap().path().join(format!("exec-{id}")).exists());
+        assert_eq!(execs.counters().timed_out, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_time_out_lets_a_command_say_good_bye() {
+    for execs in both_ways() {
+        let script = "trap 'echo bye; exit 3' TERM; while :; do sleep 0.05; done";
+        let request = ExecRequest { timeout_secs: Some(1), ..sh(script) };
+        let end = execs.stream(request).await.unwrap();
+        let end = last_frame(end).await;
+        let StreamFrame::Exit { exit_code, signal, timed_out, cursor, duration_ms, .. } = end else {
+            panic!("{end:?}")
+        };
+        assert_eq!((exit_code, signal, timed_out, cursor), (124, None, true, 4));
+        assert!(duration_ms >= 1000, "{duration_ms}");
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_is_over_in_time_has_not_timed_out() {
+    let result = Execs::new(config()).run(ExecRequest { timeout_secs: Some(600), ..sh("exit 5") }).await;
+    let result = result.unwrap();
+    assert_eq!((result.exit_code, result.timed_out), (5, false));
+}
+
+#[tokio::test]
+async fn a_slow_reader_makes_the_command_wait_and_loses_nothing() {
+    const TOTAL: usize = 16 * 1024 * 1024;
+    let execs = Execs::new(config());
+    let script = format!("echo $$; exec head -c {TOTAL} /dev/zero");
+    let mut stream = execs.stream(sh(&script)).await.unwrap();
+    let first = read(&mut stream, 2).await;
+    let line = first.split(|byte| *byte == b'\n').next().unwrap();
+    let pid = str::from_utf8(line).unwrap();
+    let status = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    let written = || {
+        let io = status("io");
+        let line = io.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap();
+        line.parse::<usize>().unwrap()
+    };
+    // Until the queue, the chunk in hand and the pipe are full, and it sleeps.
+    while written() < limits::EXEC_QUEUED_CHUNKS * 4096 || !status("status").contains("S (sleeping)") {
+        tokio::task::yield_now().await;
+    }
+    let most = (limits::EXEC_QUEUED_CHUNKS + 2) * limits::EXEC_CHUNK_BYTES + 2 * 64 * 1024;
+    assert!(written() <= most, "{} of at most {most}", written());
+    let mut total = first.len() - line.len() - 1;
+    while let Some(frame) = stream.next().await {
+        match frame {
+            StreamFrame::Chunk { data_b64, stream: OutputStream::Stdout, .. } => total += decode(&data_b64).len(),
+            StreamFrame::Exit { exit_code: 0, .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(total, TOTAL);
+}
+
+#[tokio::test]
+async fn what_a_command_wrote_before_its_end_reaches_a_reader_that_comes_late() {
+    // More than the queue holds, so that the end comes while the pipe is full; and a daemon, so that there is no end of file.
+    let execs = Execs::new(ExecConfig { drain_silence: Duration::ZERO, drain_time: Duration::ZERO, ..config() });
+    let gates = Gates::new();
+    let (gate, over) = (gates.gate("gate"), gates.gate("over"));
+    let script = "(read x <gate; : >over) & i=0; while [ $i -lt 40 ]; do echo $i; i=$((i+1)); done";
+    let mut stream = execs.stream(gates.sh(script)).await.unwrap();
+    while execs.running() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let mut text = Vec::new();
+    while let Some(frame) = stream.next().await {
+        if let StreamFrame::Chunk { data_b64, .. } = frame {
+            text.extend(decode(&data_b64));
+        }
+    }
+    let expected: String = (0..40).map(|number| format!("{number}\n")).collect();
+    assert_eq!(String::from_utf8(text).unwrap(), expected);
+    gate.open().await;
+    over.wait().await;
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_does_not_end_the_command() {
+    let execs = Execs::new(config());
+    let gates = Gates::new();
+    let over = gates.gate("over");
+    let mut stream = execs.stream(gates.sh("head -c 8000000 /dev/zero; echo $? >over")).await.unwrap();
+    read(&mut stream, 1).await;
+    drop(stream);
+    assert_eq!(over.wait().await, "0\n");
+    execs.drain().await;
+    assert_eq!(execs.running(), 0);
+}
+
+#[tokio::test]
+async fn an_asker_that_goes_away_does_not_end_the_command() {
+    let execs = Execs::new(config());
+    let gates = Gates::new();
+    let (begun, over) = (gates.gate("begun"), gates.gate("over"));
+    let request = gates.sh("echo >begun; head -c 8000000 /dev/zero; echo $? >over");
+    tokio::select! {
+        _ = execs.run(request.clone()) => panic!("over before anybody opened its gate"),
+        _ = begun.wait() => {}
+    }
+    assert_eq!(over.wait().await, "0\n");
+    // Even before there is a process.
+    assert!(execs.run(request.clone()).now_or_never().is_none());
+    assert!(execs.stream(request).now_or_never().is_none());
+    for _ in 0..2 {
+        begun.wait().await;
+        assert_eq!(over.wait().await, "0\n");
+    }
+    execs.drain().await;
+    assert_eq!((execs.running(), execs.counters().started), (0, 3));
+}
+
+#[tokio::test]
+async fn only_so_many_run_at_once_and_a_place_is_free_again_at_the_end() {
+    let execs = Execs::new(config());
+    let gates = Gates::new();
+    let gate = gates.gate("gate");
+    let mut streams = Vec::new();
+    for _ in 0..limits::EXECS_RUNNING {
+        streams.push(execs.stream(gates.sh("read x <gate")).await.unwrap());
+    }
+    assert_eq!(execs.running(), limits::EXECS_RUNNING);
+    let error = execs.run(sh("true")).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::LimitReached);
+    assert!(error.to_string().contains("64"), "{error}");
+    // Held open for writing, it lets all of them see an end of file at once when it is closed.
+    drop(OpenOptions::new().read(true).write(true).open(gate.0).unwrap());
+    execs.terminate_all();
+    for stream in streams {
+        assert!(matches!(last_frame(stream).await, StreamFrame::Exit { .. }));
+    }
+    assert_eq!(execs.run(sh("true")).await.unwrap().exit_code, 0);
+}
+
+#[tokio::test]
+async fn an_id_is_in_use_while_its_command_runs() {
+    let execs = Execs::new(config());
+    let gates = Gates::new();
+    let gate = gates.gate("gate");
+    let named = |script: &str| ExecRequest { exec_id: Some("one".into()), ..gates.sh(script) };
+    let stream = execs.stream(named("read x <gate")).await.unwrap();
+    assert_eq!(stream.exec_id(), "one");
+    assert_eq!(execs.run(named("true")).await.unwrap_err().code(), ErrorCode::Conflict);
+    gate.open().await;
+    last_frame(stream).await;
+    assert_eq!(execs.run(named("true")).await.unwrap().exit_code, 0);
+}
+
+#[tokio::test]
+async fn at_shutdown_commands_are_ended_and_their_ends_are_told() {
+    for execs in both_ways() {
+        let polite = execs.stream(sh("echo up; while :; do sleep 0.05; done")).await.unwrap();
+        let stubborn = execs.stream(sh("trap '' TERM; echo up; while :; do sleep 0.05; done")).await.unwrap();
+        let mut streams = [polite, stubborn];
+        for stream in &mut streams {
+            assert_eq!(read(stream, 3).await, b"up\n");
+        }
+        assert!(execs.drain().now_or_never().is_none());
+        execs.terminate_all();
+        execs.drain().await;
+        assert_eq!(execs.running(), 0);
+        for (stream, expected) in streams.into_iter().zip([15, 9]) {
+            let end = last_frame(stream).await;
+            assert!(
+                matches!(end, StreamFrame::Exit { signal: Some(signal), timed_out: false, exit_code, .. }
+                    if signal == expected && exit_code == 128 + expected),
+                "{end:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn where_a_cgroup_cannot_be_made_commands_run_all_the_same() {
+    let parent = CgroupParent::detect().unwrap();
+    let id = format!("no-cgroup-of-{}", std::process::id());
+    // Names for an exec's cgroup are up: it takes a hundred.
+    let names = |number: u32| {
+        if number == 1 { format!("exec-{id}") } else { format!("exec-{id}~{number}") }
+    };
+    let taken: Vec<_> = (1..=100).map(|number| parent.create(&names(number)).unwrap()).collect();
+    let request = ExecRequest { exec_id: Some(id.clone()), timeout_secs: Some(1), ..sh("sleep 60 & wait") };
+    let result = Execs::new(config()).run(request).await;
+    for cgroup in taken {
+        cgroup.remove().unwrap();
+    }
+    let result = result.unwrap();
+    assert_eq!((result.exit_code, result.timed_out), (124, true));
+    assert!(!Path::new("/proc/self/fd/999").exists());
+}
