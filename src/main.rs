@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! The one binary of the guest: `guestd`, and `guestctl` where it is called by that name.
 
 use std::{
@@ -121,4 +122,12 @@ fn run_agent(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
         .build()
         .context("starting the runtime")?
         .block_on(agent::run(config, problems))
+=======
+//! temporary
+use clap::Parser;
+#[derive(Parser)]
+enum C { Keygen(guestd::keys::KeygenArgs), Install(guestd::install::InstallArgs), Version }
+fn main() -> anyhow::Result<()> {
+    match C::parse() { C::Keygen(a) => guestd::keys::run(&a), C::Install(a) => guestd::install::run(&a), C::Version => { println!("guestd 0"); Ok(()) } }
+>>>>>>> platform
 }
