@@ -59,7 +59,8 @@ if [ -z "$rootfs" ]; then
 elif [ ! -d "$rootfs" ] && [ ! -f "$rootfs" ]; then
     die "--rootfs $rootfs: neither a directory nor a tar"
 fi
-[ -e "$keys/id_ed25519" ] || "$guestd" keygen --out "$keys" >&2 || die "'guestd keygen --out $keys' failed; its own message is above"
+[ -e "$keys/id_ed25519" ] || "$guestd" keygen --out "$keys" >&2 ||
+    die "'guestd keygen --out $keys' failed; its own message is above"
 
 # ---- Is there anything to do? A tar is known by its size and date: to read it all would take as long as to unpack it.
 each_overlay() { # COMMAND: runs it with every overlay's path
@@ -110,7 +111,9 @@ if [ -d "$top/rootfs-overlay" ] && [ -d "$root/etc/systemd" ]; then lay "$top/ro
 each_overlay lay
 
 # ---- guestd itself.
-"$guestd" install --root "$root" --keys "$keys" >&2 || die "'guestd install --root $root' failed; its own message is above"
+"$guestd" install --root "$root" --keys "$keys" >"$work/installed" || die "'guestd install --root $root' failed; its own message is above"
+# What it kept because an overlay has another form of it, its notes and its sum; every image has the rest.
+sed -E '/^(created|updated|unchanged) /d' "$work/installed" >&2
 
 # ---- What must be a VM's own is not in an image.
 rm -f "$root"/etc/ssh/ssh_host_*_key "$root"/etc/ssh/ssh_host_*_key.pub "$root/var/lib/systemd/random-seed" "$root/var/lib/dbus/machine-id"

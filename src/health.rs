@@ -4,6 +4,7 @@ use crate::{
     api::{BridgePortState, Check, CheckState, Status},
     bridge::BridgeState,
     config::Problem,
+    keys::KeysStatus,
     listeners::{Observation, Source},
 };
 
@@ -15,7 +16,7 @@ pub struct Inputs<'a> {
     /// A cgroup for each exec: where, or why not.
     pub cgroup: &'a Part,
     /// Golden keys.
-    pub keys: &'a Part,
+    pub keys: &'a KeysStatus,
     /// The address of the configuration (`ip6`), if it was to be set.
     pub guest_address: &'a Part,
     /// What could not be used of the configuration.
@@ -48,7 +49,7 @@ pub fn assess(inputs: &Inputs<'_>) -> (Status, Vec<Check>) {
         check("listeners", listeners(inputs.observation)),
         check("bridge", bridge(inputs.bridge)),
         check("pseudo_ipv4", pseudo_ipv4(inputs.bridge)),
-        check("keys", inputs.keys.clone()),
+        check("keys", keys(inputs.keys)),
         check("config", config(inputs.config)),
     ];
     let degraded = checks.iter().any(|check| check.state == CheckState::Degraded);
@@ -66,7 +67,9 @@ fn check(name: &str, part: Part) -> Check {
 
 fn ipv6(inputs: &Inputs<'_>) -> Part {
     if !inputs.ipv6_in_kernel {
-        return Part::Failed("the kernel has no IPv6 (`ipv6.disable=1`, or not built in): the proxy reaches nothing here".to_owned());
+        return Part::Failed(
+            "the kernel has no IPv6 (`ipv6.disable=1`, or not built in): the proxy reaches nothing here".to_owned(),
+        );
     }
     if let Part::Failed(why) = inputs.guest_address {
         return Part::Failed(why.clone());
@@ -116,8 +119,21 @@ fn bridge(bridge: &BridgeState) -> Part {
 
 fn pseudo_ipv4(bridge: &BridgeState) -> Part {
     match &bridge.no_pseudo_ipv4 {
-        Some(why) => Part::Failed(format!("{why}; services see the VM's own IPv4 address instead of one for each client")),
+        Some(why) => {
+            Part::Failed(format!("{why}; services see the VM's own IPv4 address instead of one for each client"))
+        }
         None => Part::Ok("clients appear to services as 240.0.0.0/4".to_owned()),
+    }
+}
+
+fn keys(keys: &KeysStatus) -> Part {
+    let summary = keys.summary();
+    if !keys.problems.is_empty() {
+        Part::Failed(summary)
+    } else if keys.none_installed() {
+        Part::Off(summary)
+    } else {
+        Part::Ok(summary)
     }
 }
 
@@ -134,22 +150,46 @@ mod tests {
     use super::*;
     use crate::listeners::{ListenerTable, tests::table};
 
-    fn verdict(change: impl FnOnce(&mut Inputs<'_>)) -> (Status, Vec<(String, CheckState)>) {
+    /// A VM in which everything works.
+    struct Vm {
+        vsock: Part,
+        cgroup: Part,
+        keys: KeysStatus,
+        guest_address: Part,
+        config: Vec<Problem>,
+        observation: Observation,
+        bridge: BridgeState,
+        ipv6_in_kernel: bool,
+    }
+
+    fn verdict(change: impl FnOnce(&mut Vm)) -> (Status, Vec<(String, CheckState)>) {
         let ok = Part::Ok("fine".to_owned());
-        let observation = Observation { table: table(Vec::new()), source: Source::SockDiag, failure: None, truncated: false };
-        let bridge = BridgeState { auto: true, ..BridgeState::default() };
-        let mut inputs = Inputs {
-            vsock: &ok,
-            cgroup: &ok,
-            keys: &ok,
-            guest_address: &ok,
-            config: &[],
-            observation: &observation,
-            bridge: &bridge,
+        let mut vm = Vm {
+            vsock: ok.clone(),
+            cgroup: ok.clone(),
+            keys: KeysStatus { golden: Some("SHA256:x".to_owned()), ..KeysStatus::default() },
+            guest_address: ok,
+            config: Vec::new(),
+            observation: Observation {
+                table: table(Vec::new()),
+                source: Source::SockDiag,
+                failure: None,
+                truncated: false,
+            },
+            bridge: BridgeState { auto: true, ..BridgeState::default() },
             ipv6_in_kernel: true,
         };
-        change(&mut inputs);
-        let (status, checks) = assess(&inputs);
+        change(&mut vm);
+        let (status, checks) = assess(&Inputs {
+            vsock: &vm.vsock,
+            cgroup: &vm.cgroup,
+            keys: &vm.keys,
+            guest_address: &vm.guest_address,
+            config: &vm.config,
+            observation: &vm.observation,
+            bridge: &vm.bridge,
+            ipv6_in_kernel: vm.ipv6_in_kernel,
+        });
         let not_ok = checks.into_iter().filter(|check| check.state != CheckState::Ok);
         (status, not_ok.map(|check| (check.name, check.state)).collect())
     }
@@ -165,25 +205,26 @@ mod tests {
 
     #[test]
     fn what_is_switched_off_is_no_fault() {
-        let off = Part::Off("by --no-vsock".to_owned());
-        assert_eq!(verdict(|inputs| inputs.vsock = &off), (Status::Ready, vec![("vsock".to_owned(), CheckState::Off)]));
+        let off = |name: &str| (Status::Ready, vec![(name.to_owned(), CheckState::Off)]);
+        assert_eq!(verdict(|vm| vm.vsock = Part::Off("by --no-vsock".to_owned())), off("vsock"));
+        assert_eq!(verdict(|vm| vm.keys = KeysStatus::default()), off("keys"));
+        assert_eq!(verdict(|vm| vm.bridge.auto = false), off("bridge"));
     }
 
     #[test]
     fn each_failure_degrades_under_its_own_name() {
-        let failed = Part::Failed("gone".to_owned());
-        assert_eq!(verdict(|inputs| inputs.vsock = &failed), degraded("vsock"));
-        assert_eq!(verdict(|inputs| inputs.cgroup = &failed), degraded("cgroup2"));
-        assert_eq!(verdict(|inputs| inputs.guest_address = &failed), degraded("ipv6"));
-        assert_eq!(verdict(|inputs| inputs.ipv6_in_kernel = false), degraded("ipv6"));
-        let unaddressed =
-            Observation { table: ListenerTable::default(), source: Source::SockDiag, failure: None, truncated: false };
-        assert_eq!(verdict(|inputs| inputs.observation = &unaddressed), degraded("ipv6"));
-        let blind = Observation { table: table(Vec::new()), failure: Some("EPERM".to_owned()), ..unaddressed.clone() };
-        assert_eq!(verdict(|inputs| inputs.observation = &blind), degraded("listeners"));
-        let problem = [Problem { origin: "f".to_owned(), message: "unknown key".to_owned() }];
-        assert_eq!(verdict(|inputs| inputs.config = &problem), degraded("config"));
-        let routeless = BridgeState { auto: true, no_pseudo_ipv4: Some("EPERM".to_owned()), ..BridgeState::default() };
-        assert_eq!(verdict(|inputs| inputs.bridge = &routeless), degraded("pseudo_ipv4"));
+        let failed = || Part::Failed("gone".to_owned());
+        assert_eq!(verdict(|vm| vm.vsock = failed()), degraded("vsock"));
+        assert_eq!(verdict(|vm| vm.cgroup = failed()), degraded("cgroup2"));
+        assert_eq!(verdict(|vm| vm.guest_address = failed()), degraded("ipv6"));
+        assert_eq!(verdict(|vm| vm.ipv6_in_kernel = false), degraded("ipv6"));
+        assert_eq!(verdict(|vm| vm.observation.table = ListenerTable::default()), degraded("ipv6"));
+        assert_eq!(verdict(|vm| vm.observation.failure = Some("EPERM".to_owned())), degraded("listeners"));
+        assert_eq!(verdict(|vm| vm.observation.truncated = true), degraded("listeners"));
+        assert_eq!(verdict(|vm| vm.observation.source = Source::Procfs), degraded("listeners"));
+        assert_eq!(verdict(|vm| vm.keys.problems.push("the key's mode is 0644".to_owned())), degraded("keys"));
+        let problem = Problem { origin: "f".to_owned(), message: "unknown key".to_owned() };
+        assert_eq!(verdict(|vm| vm.config.push(problem)), degraded("config"));
+        assert_eq!(verdict(|vm| vm.bridge.no_pseudo_ipv4 = Some("EPERM".to_owned())), degraded("pseudo_ipv4"));
     }
 }

@@ -3,6 +3,8 @@
 //! Data flows one way: `sys` (system calls) makes `facts` (plain data), the models decide on them, the runners act, and
 //! `server` tells the outside. `api` and `limits` depend on nothing, `client` on those two alone. `tests/arrows.rs` holds this.
 
+#[cfg(feature = "agent")]
+pub mod agent;
 pub mod api;
 #[cfg(feature = "agent")]
 pub mod bridge;
@@ -10,8 +12,6 @@ pub mod bridge;
 pub mod cli;
 #[cfg(feature = "client")]
 pub mod client;
-pub mod limits;
-
 #[cfg(feature = "agent")]
 pub mod config;
 #[cfg(feature = "agent")]
@@ -19,10 +19,15 @@ pub mod exec;
 #[cfg(feature = "agent")]
 pub mod facts;
 #[cfg(feature = "agent")]
+pub mod health;
+#[cfg(feature = "agent")]
 pub mod install;
 #[cfg(feature = "agent")]
 pub mod keys;
+pub mod limits;
 #[cfg(feature = "agent")]
 pub mod listeners;
+#[cfg(feature = "agent")]
+pub mod server;
 #[cfg(feature = "agent")]
 pub mod sys;

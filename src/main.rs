@@ -1,1 +1,133 @@
-fn main() {}
+<<<<<<< HEAD
+//! The one binary of the guest: `guestd`, and `guestctl` where it is called by that name.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use guestd::{
+    agent, cli,
+    config::{self, Config, LogLevel, Problem},
+    install, keys,
+};
+
+/// In-guest agent of a Firecracker microVM.
+#[derive(Debug, Parser)]
+#[command(name = "guestd", version, arg_required_else_help = true)]
+struct Args {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Run the service.
+    Agent {
+        /// Configuration file.
+        #[arg(long, value_name = "FILE", default_value = config::DEFAULT_FILE)]
+        config: PathBuf,
+        /// Unix socket, over the configuration's.
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+        /// Do not listen on vsock.
+        #[arg(long)]
+        no_vsock: bool,
+    },
+    /// Put guestd into a root file system.
+    Install(install::InstallArgs),
+    /// Make the golden SSH keys.
+    Keygen(keys::KeygenArgs),
+    /// Read the configuration as the agent would; exit 1 if there is a problem in it.
+    CheckConfig {
+        /// Configuration file.
+        #[arg(value_name = "FILE", default_value = config::DEFAULT_FILE)]
+        file: PathBuf,
+    },
+    /// Print the version.
+    Version,
+}
+
+fn main() -> ExitCode {
+    let name = std::env::args_os().next().map(PathBuf::from);
+    if name.as_deref().and_then(Path::file_name).is_some_and(|name| name == "guestctl") {
+        return cli::main(std::env::args_os());
+    }
+    match run(Args::parse().role) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("guestd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(role: Role) -> anyhow::Result<ExitCode> {
+    match role {
+        Role::Agent { config, socket, no_vsock } => {
+            let (mut config, problems) = load(&config);
+            if let Some(socket) = socket {
+                config.socket = socket;
+            }
+            config.vsock_enabled &= !no_vsock;
+            run_agent(config, problems)?;
+        }
+        Role::Install(args) => install::run(&args)?,
+        Role::Keygen(args) => keys::run(&args)?,
+        Role::CheckConfig { file } => {
+            anyhow::ensure!(file.exists(), "{} does not exist; the agent would use its defaults", file.display());
+            let (_, problems) = load(&file);
+            for problem in &problems {
+                println!("{problem}");
+            }
+            if !problems.is_empty() {
+                println!("known keys: {}", config::known_keys().collect::<Vec<_>>().join(", "));
+                return Ok(ExitCode::FAILURE);
+            }
+            println!("{}: ok", file.display());
+        }
+        Role::Version => println!("guestd {}", env!("CARGO_PKG_VERSION")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(file: &Path) -> (Config, Vec<Problem>) {
+    let variables =
+        std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+    Config::from_layers(&[
+        config::file(file),
+        config::kernel_command_line(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default()),
+        config::environment(variables),
+    ])
+}
+
+fn run_agent(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
+    let level = match config.log_level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    };
+    // The journal and the console have clocks of their own.
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).without_time().with_ansi(false).init();
+    tokio::runtime::Builder::new_multi_thread()
+        // Two: one for bulk, one for answers. A VM can have 64 CPUs and the agent must stay small.
+        .worker_threads(2)
+        .max_blocking_threads(8)
+        .thread_name("guestd")
+        .enable_all()
+        .build()
+        .context("starting the runtime")?
+        .block_on(agent::run(config, problems))
+=======
+//! temporary
+use clap::Parser;
+#[derive(Parser)]
+enum C { Keygen(guestd::keys::KeygenArgs), Install(guestd::install::InstallArgs), Version }
+fn main() -> anyhow::Result<()> {
+    match C::parse() { C::Keygen(a) => guestd::keys::run(&a), C::Install(a) => guestd::install::run(&a), C::Version => { println!("guestd 0"); Ok(()) } }
+>>>>>>> platform
+}

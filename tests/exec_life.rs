@@ -2,6 +2,8 @@
 //!
 //! Commands and tests wait for one another by FIFOs, which open and read without polling.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};

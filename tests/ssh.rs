@@ -5,6 +5,8 @@
 //! are and where they are; sshd listens on loopback ports of its own. Needs root, and Debian's packages openssh-server and
 //! openssh-client.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as tests do: at once and by name")]
+
 use std::{
     fs,
     io::{BufRead, BufReader},

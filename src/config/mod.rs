@@ -13,6 +13,11 @@ pub use sources::{DEFAULT_FILE, Layer, environment, file, kernel_command_line};
 
 use crate::api::BridgeRule;
 
+/// Names of all keys.
+pub fn known_keys() -> impl Iterator<Item = &'static str> {
+    keys::names()
+}
+
 /// The agent's settings, with every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {

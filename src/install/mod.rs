@@ -26,10 +26,11 @@ mod report;
 
 use std::{
     fs::File,
-    io::{self, Seek},
+    io::{self, Seek, Write},
     path::{Path, PathBuf},
 };
 
+use anyhow::Context;
 pub use report::{Line, Outcome, Report};
 
 use crate::{
@@ -106,8 +107,8 @@ pub enum InstallError {
 /// Runs `guestd install` and prints what was done.
 pub fn run(args: &InstallArgs) -> anyhow::Result<()> {
     let report = install(args)?;
-    print!("{report}");
-    Ok(())
+    // Not print!, which panics when the reader is gone.
+    io::stdout().write_all(report.to_string().as_bytes()).context("cannot print the report; the image is complete")
 }
 
 /// Installs into `args.root` and says what was done for each path.
@@ -163,5 +164,26 @@ impl Program {
 
     fn unreadable(&self, source: io::Error) -> InstallError {
         InstallError::Program { path: self.path.clone(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        install: InstallArgs,
+    }
+
+    #[test]
+    fn an_init_system_that_is_not_supported_is_refused_with_those_that_are() {
+        let args = Cli::try_parse_from(["install", "--root", "/image", "--init", "systemd"]).unwrap().install;
+        assert_eq!(args.init, Some(Init::Systemd));
+        let message = Cli::try_parse_from(["install", "--root", "/image", "--init", "openrc"]).unwrap_err().to_string();
+        assert!(message.contains("[possible values: systemd, none]"), "{message}");
     }
 }

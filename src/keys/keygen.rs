@@ -2,10 +2,12 @@
 
 use std::{
     fs::DirBuilder,
-    io,
+    io::{self, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
+
+use anyhow::Context;
 
 use super::{GoldenError, GoldenPair, PRIVATE_NAME, PUBLIC_NAME};
 use crate::sys::root_dir::{Existing, RootDir, RootDirError};
@@ -50,10 +52,11 @@ pub enum KeygenError {
 pub fn run(args: &KeygenArgs) -> anyhow::Result<()> {
     let Keygen { made, pair } = keygen(&args.out)?;
     let verb = if made { "created" } else { "kept" };
-    println!("{verb}  {}  (private)", args.out.join(PRIVATE_NAME).display());
-    println!("{verb}  {}", args.out.join(PUBLIC_NAME).display());
-    println!("{}", pair.fingerprint());
-    Ok(())
+    let [private, public] = [PRIVATE_NAME, PUBLIC_NAME].map(|name| args.out.join(name));
+    let fingerprint = pair.fingerprint();
+    // Not println!, which panics when the reader is gone.
+    writeln!(io::stdout(), "{verb}  {}  (private)\n{verb}  {}\n{fingerprint}", private.display(), public.display())
+        .context("cannot print the report; the keys are in place")
 }
 
 /// Makes the pair in `dir`, or keeps the one that is there. Never overwrites.

@@ -285,7 +285,7 @@ mod tests {
         let parent = CgroupParent::detect().unwrap();
         let name = format!("guestd-unit-test-{}", std::process::id());
         let cgroup = parent.create(&name).unwrap();
-        assert_eq!(cgroup.members().unwrap(), []);
+        assert!(cgroup.members().unwrap().is_empty());
         cgroup.remove().unwrap();
         assert!(!cgroup.path().exists());
         cgroup.remove().unwrap();

@@ -2,9 +2,9 @@
 
 pub mod cgroup;
 mod netlink;
-pub mod root_dir;
 pub mod pidfd;
 pub mod process;
+pub mod root_dir;
 pub mod rtnl;
 pub mod sock_diag;
 pub mod socket_owners;

@@ -46,6 +46,12 @@ pub fn interface_index(name: &str) -> io::Result<u32> {
     Ok(nix::net::if_::if_nametoindex(name)?)
 }
 
+/// Index of the first interface that is no loopback one; None where there is none yet.
+pub fn first_interface() -> io::Result<Option<u32>> {
+    let interfaces = nix::net::if_::if_nameindex()?;
+    Ok(interfaces.iter().filter(|interface| interface.name() != c"lo").map(|interface| interface.index()).min())
+}
+
 /// Sets an interface up, with an MTU in bytes if one is given.
 pub fn set_link_up(index: u32, mtu: Option<u32>) -> io::Result<()> {
     let mut message = LinkMessage::default();

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use nix::errno::Errno;
 
-/// Why something below a [`RootDir`] could not be done.
+/// Why something below a [`RootDir`](super::RootDir) could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum RootDirError {
     /// A system call failed.

@@ -1,0 +1,159 @@
+//! One accept loop for every transport: who may connect, how many at once, and how they end.
+//!
+//! A connection is served until its peer closes it, or the agent drains: then a running response is completed and the
+//! connection closed. Accept errors never end the loop.
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::{Router, response::IntoResponse};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::error::ApiError;
+use crate::{api::ErrorCode, limits};
+
+/// Time that a refused peer has to read why.
+const REFUSAL_TIME: Duration = Duration::from_secs(2);
+
+/// Who is at the other end, as the kernel says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// vsock(7), by context id.
+    Vsock {
+        /// Context id of the peer.
+        cid: u32,
+    },
+    /// unix(7), by SO_PEERCRED.
+    Unix {
+        /// User id of the peer.
+        uid: u32,
+    },
+}
+
+impl Peer {
+    /// VMADDR_CID_HOST of vsock(7).
+    const HOST_CID: u32 = 2;
+
+    /// May this peer use the API of an agent that runs as `agent_uid`?
+    ///
+    /// # Errors
+    /// The reason for the refusal.
+    pub fn admit(self, agent_uid: u32) -> Result<(), String> {
+        match self {
+            Self::Vsock { cid: Self::HOST_CID } => Ok(()),
+            Self::Vsock { cid } => Err(format!(
+                "vsock is for the host (CID 2) and this peer has CID {cid}; inside the VM, use the Unix socket as root"
+            )),
+            Self::Unix { uid } if uid == 0 || uid == agent_uid => Ok(()),
+            Self::Unix { uid } => Err(format!("the socket is for root and this peer has uid {uid}; use sudo")),
+        }
+    }
+}
+
+/// A transport that hands out connections.
+pub trait Accept: Send + 'static {
+    /// Its connections.
+    type Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Waits for the next connection.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Connection, Peer)>> + Send;
+}
+
+/// Serves connections until `drain`, then stops to accept and lets each complete its response.
+///
+/// `connections` knows every connection, so that the caller can wait for them.
+pub async fn serve(mut endpoint: impl Accept, router: Router, connections: TaskTracker, drain: CancellationToken) {
+    let agent_uid = nix::unistd::geteuid().as_raw();
+    let served = Arc::new(Semaphore::new(limits::CONNECTIONS));
+    let refused = Arc::new(Semaphore::new(limits::REFUSED_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            accepted = endpoint.accept() => accepted,
+            () = drain.cancelled() => return,
+        };
+        let (connection, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                // Out of descriptors or memory: trying again at once would spin.
+                tokio::select! {
+                    () = tokio::time::sleep(limits::ACCEPT_PAUSE) => continue,
+                    () = drain.cancelled() => return,
+                }
+            }
+        };
+        let admitted = peer.admit(agent_uid);
+        let places = if admitted.is_ok() { &served } else { &refused };
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+            // No place even for an answer: a closed connection is the answer.
+            tracing::warn!(?peer, "connection closed at the limit");
+            continue;
+        };
+        match admitted {
+            Ok(()) => {
+                let (router, drain) = (router.clone(), drain.clone());
+                connections.spawn(async move {
+                    serve_one(connection, router, drain).await;
+                    drop(place);
+                });
+            }
+            Err(why) => {
+                tracing::warn!(?peer, "connection refused");
+                connections.spawn(async move {
+                    let refuse = Router::new()
+                        .fallback(move || async { ApiError::new(ErrorCode::PeerForbidden, why).into_response() });
+                    let told = serve_one(connection, refuse, CancellationToken::new());
+                    // A refused peer that does not ask anything is simply closed.
+                    let _ = tokio::time::timeout(REFUSAL_TIME, told).await;
+                    drop(place);
+                });
+            }
+        }
+    }
+}
+
+async fn serve_one(
+    connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    drain: CancellationToken,
+) {
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits::REQUEST_HEADER_TIME)
+        .max_buf_size(limits::REQUEST_HEADER_BYTES);
+    let serving = http.serve_connection(TokioIo::new(connection), TowerToHyperService::new(router)).with_upgrades();
+    tokio::pin!(serving);
+    let result = tokio::select! {
+        result = serving.as_mut() => result,
+        () = drain.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_host_and_root_are_admitted() {
+        assert!(Peer::Vsock { cid: 2 }.admit(0).is_ok());
+        for cid in [0, 1, 3, 42, u32::MAX] {
+            assert!(Peer::Vsock { cid }.admit(0).unwrap_err().contains(&format!("CID {cid}")));
+        }
+        assert!(Peer::Unix { uid: 0 }.admit(0).is_ok());
+        assert!(Peer::Unix { uid: 1000 }.admit(1000).is_ok());
+        assert!(Peer::Unix { uid: 1000 }.admit(0).unwrap_err().contains("uid 1000"));
+    }
+}

@@ -1,0 +1,17 @@
+//! The HTTP API: axum routes, accept loops, and the translation between domain and wire. Nothing depends on this module.
+//!
+//! The same routes are served on every endpoint. Who may connect is decided in `accept`, by the peer's vsock CID or uid;
+//! `auth` asks for the token where one is configured.
+
+mod accept;
+mod auth;
+mod body;
+mod error;
+mod listen;
+mod report;
+mod routes;
+
+pub use accept::{Peer, serve};
+pub use listen::{UnixEndpoint, VsockEndpoint, vsock_state};
+pub use report::{Agent, Phase};
+pub use routes::router;

@@ -1,0 +1,171 @@
+//! What the routes know of the agent, and the reports that they make of it.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::watch;
+
+use crate::{
+    api::{BootTimings, Check, CheckState, Health, Identity, Info, Listener, Status},
+    bridge::BridgeHandle,
+    config::{Config, Problem},
+    exec::Execs,
+    health::{self, Part},
+    keys,
+    listeners::{self, Observation, Policy},
+};
+
+/// Everything that the routes use. Shared by all connections.
+#[derive(Debug)]
+pub struct Agent {
+    /// Settings.
+    pub config: Config,
+    /// What could not be used of the configuration.
+    pub problems: Vec<Problem>,
+    /// Execs.
+    pub execs: Execs,
+    /// Where execs get their cgroups, or why they get none.
+    pub cgroup: Part,
+    /// Latest look at the listeners.
+    pub observations: watch::Receiver<Arc<Observation>>,
+    /// The bridge.
+    pub bridge: BridgeHandle,
+    /// The host's way in, if its port could be bound.
+    pub vsock: watch::Receiver<Part>,
+    /// The configured address, once it is set.
+    pub guest_address: watch::Receiver<Part>,
+    /// How far the agent is.
+    pub phase: Phase,
+}
+
+/// How far the agent is.
+#[derive(Debug)]
+pub struct Phase {
+    started_secs: f64,
+    ready_secs: OnceLock<f64>,
+    draining: AtomicBool,
+}
+
+impl Phase {
+    /// The process has started.
+    pub fn starting() -> Self {
+        Self { started_secs: since_boot(), ready_secs: OnceLock::new(), draining: AtomicBool::new(false) }
+    }
+
+    /// Every endpoint accepts. Returns the seconds since the kernel's start.
+    pub fn ready(&self) -> f64 {
+        *self.ready_secs.get_or_init(since_boot)
+    }
+
+    /// The agent shuts down.
+    pub fn drain(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    fn ready_secs(&self) -> Option<f64> {
+        self.ready_secs.get().copied()
+    }
+}
+
+/// CLOCK_BOOTTIME in seconds, to the millisecond.
+fn since_boot() -> f64 {
+    // The clock exists on every kernel that guestd runs on; 0 would be an honest "unknown".
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(std::time::Duration::from).unwrap_or_default();
+    (now.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+impl Agent {
+    /// The health report. `checks` are for those who have the token.
+    pub fn health(&self, with_checks: bool) -> Health {
+        let vsock = self.vsock.borrow().clone();
+        let guest_address = self.guest_address.borrow().clone();
+        let observation = self.observations.borrow().clone();
+        let keys = keys::status(Path::new("/"));
+        let (sum, checks) = health::assess(&health::Inputs {
+            vsock: &match vsock {
+                Part::Ok(_) => super::vsock_state(self.config.vsock_port),
+                other => other,
+            },
+            cgroup: &self.cgroup,
+            keys: &keys,
+            guest_address: &guest_address,
+            config: &self.problems,
+            observation: &observation,
+            bridge: &self.bridge.state(),
+            ipv6_in_kernel: has_ipv6(),
+        });
+        let status = if self.phase.draining.load(Relaxed) {
+            Status::Draining
+        } else if self.phase.ready_secs().is_none() {
+            Status::Starting
+        } else {
+            sum
+        };
+        Health {
+            status,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_secs: since_boot(),
+            ready_after_boot_secs: self.phase.ready_secs(),
+            checks: if with_checks { checks } else { Vec::new() },
+        }
+    }
+
+    /// The listeners and the verdict on each.
+    pub fn listeners(&self) -> Vec<Listener> {
+        let bridge = self.bridge.state();
+        let policy = Policy {
+            public_name: self.config.public_name(),
+            routable_ports: self.config.routable_ports.clone(),
+            bridge_auto: bridge.auto,
+        };
+        let observation = self.observations.borrow().clone();
+        listeners::assess(&observation.table, &policy, &bridge.ports())
+    }
+
+    /// What this VM is.
+    pub fn info(&self) -> Info {
+        let memory = sysinfo::System::new().ok().map(|mut system| {
+            system.refresh_memory();
+            (system.total_memory(), system.available_memory())
+        });
+        let (memory_total_bytes, memory_available_bytes) = memory.unwrap_or_default();
+        let root = nix::sys::statvfs::statvfs("/").ok();
+        let works = |check: &Check| check.state == CheckState::Ok;
+        Info {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: sysinfo::System::kernel_version().unwrap_or_default(),
+            arch: sysinfo::System::cpu_arch(),
+            os: sysinfo::System::long_os_version().ok(),
+            init: std::fs::read_to_string("/proc/1/comm").unwrap_or_default().trim().to_owned(),
+            identity: Identity {
+                vm_id: self.config.vm_id.clone(),
+                hostname: sysinfo::System::host_name().unwrap_or_default(),
+                public_name: self.config.public_name(),
+            },
+            boot: BootTimings { agent_started_secs: self.phase.started_secs, ready_secs: self.phase.ready_secs() },
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_total_bytes,
+            memory_available_bytes,
+            disk_total_bytes: root.as_ref().map_or(0, |root| root.blocks() * root.fragment_size()),
+            disk_available_bytes: root.as_ref().map_or(0, |root| root.blocks_available() * root.fragment_size()),
+            features: self
+                .health(true)
+                .checks
+                .iter()
+                .filter(|check| works(check))
+                .map(|check| check.name.clone())
+                .collect(),
+        }
+    }
+}
+
+/// `ipv6.disable=1` and kernels without IPv6 have no such directory.
+fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
+}

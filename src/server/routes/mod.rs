@@ -1,0 +1,48 @@
+//! Paths and methods of the API, one file a subject.
+
+mod bridge;
+mod exec;
+mod listeners;
+mod metrics;
+mod system;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::Request,
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+
+use super::{Agent, auth, error::ApiError};
+use crate::api::ErrorCode;
+
+/// The API of `agent`.
+pub fn router(agent: Arc<Agent>) -> Router {
+    Router::new()
+        .route("/v1/health", get(system::health))
+        .route("/v1/info", get(system::info))
+        .route("/v1/exec", post(exec::run))
+        .route("/v1/exec/stream", post(exec::stream))
+        .route("/v1/listeners", get(listeners::list))
+        .route("/v1/bridge", get(bridge::show).put(bridge::update))
+        .route("/metrics", get(metrics::text))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found)
+        .layer(middleware::from_fn_with_state(Arc::clone(&agent), auth::check))
+        .merge(Router::new().route("/health", get(system::open_health)).method_not_allowed_fallback(method_not_allowed))
+        .with_state(agent)
+}
+
+async fn not_found(request: Request) -> Response {
+    let path = request.uri().path();
+    ApiError::new(ErrorCode::NotFound, format!("there is no `{path}` in this API")).into_response()
+}
+
+async fn method_not_allowed(request: Request) -> Response {
+    let (method, path) = (request.method(), request.uri().path());
+    let why = format!("`{path}` does not take {method}; the Allow header says what it takes");
+    ApiError::new(ErrorCode::MethodNotAllowed, why).into_response()
+}

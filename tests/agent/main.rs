@@ -1,0 +1,11 @@
+//! The public API over a Unix socket, against a real agent.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
+
+mod bad_input;
+mod drain;
+mod exec;
+mod peers;
+mod reports;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,177 @@
+//! What is bridged, from which address, and what never is.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, Ipv6Addr, TcpStream},
+};
+
+use serde_json::json;
+
+use crate::{
+    namespace::{VM4, VM6, agent, bind_only, connect, enter, ip, listen, report, until_bridged},
+    support::{TestAgent, eventually},
+};
+
+#[test]
+fn ipv4_wildcard_service_is_reached_over_ipv6_and_sees_a_stand_in_for_the_client() {
+    let agent = agent();
+    let service = listen("0.0.0.0:3000");
+    let entry = until_bridged(&agent, &service);
+    assert_eq!((&entry["cause"], &entry["url"]), (&"ipv4_only_wildcard".into(), &"https://abc.vm.vers.sh:3000".into()));
+
+    let mut client = connect(3000);
+    let (mut served, peer) = service.accept().unwrap();
+    client.write_all(b"ping").unwrap();
+    let mut four = [0; 4];
+    served.read_exact(&mut four).unwrap();
+    served.write_all(b"pong").unwrap();
+    client.read_exact(&mut four).unwrap();
+    assert_eq!(&four, b"pong");
+    // The client is this VM itself, so its address is the VM's.
+    assert_eq!(peer.ip(), IpAddr::V4(guestd::bridge::pseudo_ipv4(VM6)));
+    let port = &agent.get("/v1/bridge")["ports"][0];
+    assert_eq!((&port["listen"], &port["connections"], &port["auto"]), (&3000.into(), &1.into(), &true.into()));
+}
+
+#[test]
+fn service_on_one_ipv4_address_is_bridged() {
+    let agent = agent();
+    let service = listen(&format!("{VM4}:3000"));
+    assert_eq!(until_bridged(&agent, &service)["cause"], "ipv4_only_address");
+    let _client = connect(3000);
+    assert_eq!(service.accept().unwrap().0.local_addr().unwrap().ip(), VM4.parse::<IpAddr>().unwrap());
+}
+
+#[test]
+fn loopback_service_is_not_reachable_until_a_rule_asks_for_it() {
+    let agent = agent();
+    let private = listen("127.0.0.1:5432");
+    let public = listen("0.0.0.0:3000");
+    // When the younger one is bridged, the older one would be too.
+    until_bridged(&agent, &public);
+    let entry = report(&agent, &private, |_| true);
+    assert_eq!((&entry["exposure"], &entry["cause"]), (&"unreachable".into(), &"loopback_only".into()));
+    assert!(TcpStream::connect((VM6, 5432)).is_err());
+
+    let (status, _) =
+        agent.call("PUT", "/v1/bridge", &json!({"rules": [{"listen": 8080, "to": "127.0.0.1:5432"}]}).to_string());
+    assert_eq!(status, 200);
+    let entry = report(&agent, &private, |entry| entry["exposure"] == "bridged");
+    assert_eq!(entry["url"], "https://abc.vm.vers.sh:8080");
+    for address in [VM6, Ipv6Addr::LOCALHOST] {
+        let _client = TcpStream::connect((address, 8080)).unwrap();
+        assert_eq!(private.accept().unwrap().1.ip(), IpAddr::V4(guestd::bridge::pseudo_ipv4(address)));
+    }
+
+    agent.call("PUT", "/v1/bridge", r#"{"rules": []}"#);
+    assert!(TcpStream::connect((VM6, 8080)).is_err());
+}
+
+#[test]
+fn clients_inside_the_vm_see_localhost_as_they_did_without_guestd() {
+    let agent = agent();
+    let service = listen("0.0.0.0:3000");
+    until_bridged(&agent, &service);
+    assert!(TcpStream::connect((Ipv6Addr::LOCALHOST, 3000)).is_err());
+    let _client = TcpStream::connect("127.0.0.1:3000").unwrap();
+    assert_eq!(service.accept().unwrap().1.ip().to_string(), "127.0.0.1");
+}
+
+#[test]
+fn dual_stack_service_is_direct_and_left_alone() {
+    let agent = agent();
+    let service = listen("[::]:3000");
+    let entry = report(&agent, &service, |_| true);
+    assert_eq!(
+        (&entry["exposure"], &entry["cause"], &entry["v6only"]),
+        (&"direct".into(), &json!(null), &false.into())
+    );
+    let _client = connect(3000);
+    assert_eq!(service.accept().unwrap().1.ip(), IpAddr::V6(VM6));
+    assert_eq!(agent.get("/v1/bridge")["ports"], json!([]));
+}
+
+#[test]
+fn bridging_can_be_switched_off_and_on() {
+    let agent = agent();
+    let service = listen("0.0.0.0:3000");
+    until_bridged(&agent, &service);
+    agent.call("PUT", "/v1/bridge", r#"{"auto": false}"#);
+    assert!(TcpStream::connect((VM6, 3000)).is_err());
+    assert_eq!(report(&agent, &service, |_| true)["cause"], "bridge_off");
+    assert_eq!(agent.check("bridge")["state"], "off");
+    agent.call("PUT", "/v1/bridge", r#"{"auto": true}"#);
+    until_bridged(&agent, &service);
+}
+
+#[test]
+fn port_in_use_is_a_named_failure_until_it_is_free() {
+    let agent = agent();
+    let squatter = bind_only(&format!("[{VM6}]:3000"), false).unwrap();
+    let service = listen("0.0.0.0:3000");
+    let entry = report(&agent, &service, |entry| entry["cause"] == "bridge_failed");
+    assert!(entry["hint"].as_str().unwrap().contains("in use"), "{entry}");
+    assert_eq!(agent.check("bridge")["state"], "degraded");
+    assert_eq!(agent.get("/health")["status"], "degraded");
+    drop(squatter);
+    until_bridged(&agent, &service);
+    assert_eq!(agent.check("bridge")["state"], "ok");
+}
+
+#[test]
+fn vm_without_ipv6_address_says_so_and_bridges_when_it_gets_one() {
+    enter();
+    ip(&format!("addr del {VM6}/64 dev eth0"));
+    let agent = TestAgent::start_with("listeners.poll_ms = 50\n", &[]);
+    let service = listen("0.0.0.0:3000");
+    let entry = report(&agent, &service, |entry| entry["cause"] == "bridge_failed");
+    assert!(entry["hint"].as_str().unwrap().contains("no IPv6 address"), "{entry}");
+    assert!(agent.check("ipv6")["message"].as_str().unwrap().contains("guestd.ip6="));
+    ip(&format!("addr add {VM6}/64 dev eth0 nodad"));
+    until_bridged(&agent, &service);
+    assert_eq!(agent.check("ipv6")["state"], "ok");
+}
+
+#[test]
+fn without_the_right_to_add_a_route_services_see_the_vms_own_address_and_never_localhost() {
+    enter();
+    let weak = ["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"];
+    let agent = TestAgent::start_with("listeners.poll_ms = 50\n", &weak);
+    let service = listen("0.0.0.0:3000");
+    until_bridged(&agent, &service);
+    let _client = connect(3000);
+    assert_eq!(service.accept().unwrap().1.ip(), VM4.parse::<IpAddr>().unwrap());
+    assert_eq!(agent.check("pseudo_ipv4")["state"], "degraded");
+}
+
+#[test]
+fn configured_address_is_set_with_its_route_and_mtu() {
+    enter();
+    ip(&format!("addr del {VM6}/64 dev eth0"));
+    // The first interface of the namespace beside lo is one of the veth pair's ends.
+    let agent = TestAgent::start_with("ip6 = \"fd00:9::7/64,fd00:9::1,1400\"\n", &[]);
+    eventually("the address is set", || (agent.check("ipv6")["state"] == "ok").then_some(()));
+    let show = |arguments: &str| {
+        let output = std::process::Command::new("ip").args(arguments.split(' ')).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(agent.check("ipv6")["message"].as_str().unwrap().contains("fd00:9::7"));
+    assert!(show("-6 addr show").contains("inet6 fd00:9::7/64"));
+    assert!(show("-6 route show default").contains("via fd00:9::1"));
+    assert!(show("link show").contains("mtu 1400"));
+}
+
+#[test]
+fn agent_takes_its_route_and_ports_with_it() {
+    let agent = agent();
+    let service = listen("0.0.0.0:3000");
+    until_bridged(&agent, &service);
+    let route = || {
+        let output = std::process::Command::new("ip").args(["route", "show", "table", "local"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().contains("240.0.0.0/4")
+    };
+    assert!(route());
+    assert!(agent.terminate().success());
+    assert!(!route());
+    assert!(bind_only(&format!("[{VM6}]:3000"), false).is_ok());
+}

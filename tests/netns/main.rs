@@ -1,0 +1,12 @@
+//! Listeners and the bridge in a network namespace of the test's own: real sockets, real routes, no effect on the machine.
+//! Needs root.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
+
+mod bridge;
+mod namespace;
+mod relay;
+mod restart;
+#[expect(dead_code, reason = "the agent's own tests use the rest")]
+#[path = "../support/mod.rs"]
+mod support;

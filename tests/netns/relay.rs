@@ -1,0 +1,138 @@
+//! A bridged connection carries every byte and every kind of end.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use socket2::SockRef;
+
+use crate::{
+    namespace::{agent, connect, listen, until_bridged},
+    support::{DEADLINE, TestAgent},
+};
+
+/// A bridged service, and one connection to it from both ends.
+fn bridged() -> (TestAgent, TcpListener, TcpStream, TcpStream) {
+    let agent = agent();
+    let service = listen("0.0.0.0:3000");
+    until_bridged(&agent, &service);
+    let client = connect(3000);
+    let (served, _) = service.accept().unwrap();
+    served.set_read_timeout(Some(DEADLINE)).unwrap();
+    served.set_write_timeout(Some(DEADLINE)).unwrap();
+    (agent, service, client, served)
+}
+
+/// Bytes in which a missing, doubled or swapped piece shows.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length as u32).flat_map(|word| word.wrapping_mul(2_654_435_761).to_le_bytes()).take(length).collect()
+}
+
+fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+#[test]
+fn bytes_arrive_whole_in_both_directions_at_once() {
+    let (_agent, _service, client, served) = bridged();
+    let bytes = pattern(8 * 1024 * 1024);
+    let ends = [client, served].map(|stream| {
+        let (mut writer, bytes) = (stream.try_clone().unwrap(), bytes.clone());
+        let writing = thread::spawn(move || {
+            writer.write_all(&bytes).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        (stream, writing)
+    });
+    for (mut stream, writing) in ends {
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).unwrap();
+        writing.join().unwrap();
+        assert!(got == bytes, "{} of {} bytes", got.len(), bytes.len());
+    }
+}
+
+#[test]
+fn clients_end_of_input_reaches_the_service_which_can_still_answer() {
+    let (_agent, _service, mut client, mut served) = bridged();
+    client.write_all(b"question").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut question = Vec::new();
+    served.read_to_end(&mut question).unwrap();
+    assert_eq!(question, b"question");
+    let answer = pattern(1024 * 1024);
+    served.write_all(&answer).unwrap();
+    drop(served);
+    let mut got = Vec::new();
+    client.read_to_end(&mut got).unwrap();
+    assert!(got == answer);
+}
+
+#[test]
+fn services_end_of_output_reaches_the_client_which_can_still_send() {
+    let (_agent, _service, mut client, mut served) = bridged();
+    served.write_all(b"greeting").unwrap();
+    served.shutdown(Shutdown::Write).unwrap();
+    let mut greeting = Vec::new();
+    client.read_to_end(&mut greeting).unwrap();
+    assert_eq!(greeting, b"greeting");
+    client.write_all(b"still here").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut rest = Vec::new();
+    served.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"still here");
+}
+
+#[test]
+fn services_reset_is_a_reset_at_the_client() {
+    let (_agent, _service, mut client, served) = bridged();
+    reset(served);
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn clients_reset_is_a_reset_at_the_service() {
+    let (_agent, _service, client, mut served) = bridged();
+    reset(client);
+    assert_eq!(served.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn connection_to_a_service_that_refuses_is_reset() {
+    let agent = agent();
+    agent.call("PUT", "/v1/bridge", r#"{"rules": [{"listen": 8080, "to": "127.0.0.1:9"}]}"#);
+    let mut client = connect(8080);
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(agent.get("/v1/bridge")["ports"][0]["errors_total"], 1);
+}
+
+#[test]
+fn reader_that_stops_holds_up_nobody_else() {
+    let (_agent, service, slow, mut served) = bridged();
+    let bytes = pattern(32 * 1024 * 1024);
+    let writing = {
+        let bytes = bytes.clone();
+        thread::spawn(move || served.write_all(&bytes).map(|()| drop(served)))
+    };
+    let mut other = connect(3000);
+    let (mut other_served, _) = service.accept().unwrap();
+    for _ in 0..100 {
+        other.write_all(b"x").unwrap();
+        other_served.read_exact(&mut [0]).unwrap();
+    }
+    let mut slow = slow;
+    let mut got = Vec::new();
+    slow.read_to_end(&mut got).unwrap();
+    writing.join().unwrap().unwrap();
+    assert!(got == bytes);
+}
+
+#[test]
+fn running_agent_that_is_stopped_resets_what_is_bridged() {
+    let (agent, _service, mut client, _served) = bridged();
+    assert!(agent.terminate().success());
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
