@@ -135,7 +135,7 @@ impl Client {
         Ok(ExecStream::new(self, call, reply, patience))
     }
 
-    /// From the start of an exec with a time-out until its result must be here.
+    /// From the start of an exec with a time-out until its result must be here; none where it may take any time.
     fn exec_patience(&self, request: &ExecRequest) -> Option<Duration> {
         let command = Duration::from_secs(request.timeout_secs.filter(|secs| *secs > 0)?);
         let ending = limits::EXEC_KILL_GRACE + limits::EXEC_DRAIN_TIME;
@@ -186,5 +186,21 @@ impl Client {
         let body = serde_json::to_vec(body);
         let body = body.map_err(|error| self.foreign(call, error.to_string()))?;
         Ok(Bytes::from(body))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exec_is_waited_for_as_long_as_it_may_take_to_end_it() {
+        let client = Client::new("vsock:3".parse().unwrap());
+        let patience = |timeout_secs| client.exec_patience(&ExecRequest { timeout_secs, ..ExecRequest::default() });
+        let ending = limits::EXEC_KILL_GRACE + limits::EXEC_DRAIN_TIME + limits::CLIENT_ANSWER_TIME;
+        assert_eq!(patience(Some(9)), Some(Duration::from_secs(9) + ending));
+        assert_eq!(patience(None), None);
+        assert_eq!(patience(Some(0)), None, "no time-out, as guestd has it");
+        assert_eq!(patience(Some(u64::MAX)), None);
     }
 }

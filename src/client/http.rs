@@ -1,15 +1,18 @@
 //! One HTTP/1.1 request on a connection of its own.
 
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
-use hyper::{Request, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::api::ErrorBody;
@@ -28,28 +31,52 @@ pub(super) struct Reply {
     pub(super) connection: Connection,
 }
 
-/// A connection that carries a response. Dropping it closes both directions at once.
-#[derive(Debug)]
+/// A connection that carries a response. It is driven by whoever waits for something from it, not by a task of its own,
+/// so that dropping it closes both directions at once.
 pub(super) struct Connection {
     /// Held to the end, since hyper takes the loss of its sender for the wish to close.
     sender: SendRequest<Full<Bytes>>,
-    driver: JoinHandle<()>,
+    io: Io,
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.driver.abort();
+/// hyper's side of the connection; none once it has ended.
+struct Io(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.io.0.is_some() { "Connection(open)" } else { "Connection(ended)" })
     }
 }
 
 impl Connection {
     async fn open(stream: Box<dyn Duplex>) -> hyper::Result<Self> {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let driver = tokio::spawn(async move {
-            // Its error reaches the caller through the response.
-            let _ = connection.await;
-        });
-        Ok(Self { sender, driver })
+        // Its error reaches the caller through the response.
+        let io = Io(Some(Box::pin(connection.map(drop))));
+        Ok(Self { sender, io })
+    }
+
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        let response = self.sender.send_request(request);
+        self.io.drive(response).await
+    }
+
+    /// Waits for something that comes over this connection.
+    pub(super) async fn drive<T>(&mut self, work: impl Future<Output = T>) -> T {
+        self.io.drive(work).await
+    }
+}
+
+impl Io {
+    async fn drive<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            if self.0.as_mut().is_some_and(|io| io.as_mut().poll(context).is_ready()) {
+                self.0 = None;
+            }
+            work.as_mut().poll(context)
+        })
+        .await
     }
 }
 
@@ -60,7 +87,7 @@ impl Client {
         let stream = connect(self.endpoint(), self.timeouts().connect).await?;
         let exchange = async {
             let mut connection = Connection::open(stream).await?;
-            let response = connection.sender.send_request(request).await?;
+            let response = connection.exchange(request).await?;
             Ok((response, connection))
         };
         let (response, connection) =
@@ -76,7 +103,8 @@ impl Client {
         limit: usize,
         patience: Option<Duration>,
     ) -> Result<Bytes, ClientError> {
-        let whole = Limited::new(reply.body, limit).collect();
+        let mut connection = reply.connection;
+        let whole = connection.drive(Limited::new(reply.body, limit).collect());
         match self.within(call, patience, whole).await? {
             Ok(whole) => Ok(whole.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => {

@@ -31,7 +31,7 @@ pub struct ExecStream {
     exec_id: Option<String>,
     cursor: u64,
     ended: bool,
-    _connection: Connection,
+    connection: Connection,
 }
 
 impl ExecStream {
@@ -46,7 +46,7 @@ impl ExecStream {
             exec_id: None,
             cursor: 0,
             ended: false,
-            _connection: reply.connection,
+            connection: reply.connection,
         }
     }
 
@@ -96,7 +96,7 @@ impl ExecStream {
 
     async fn read_packet(&mut self) -> Result<Option<Bytes>, ClientError> {
         loop {
-            let read = self.body.frame();
+            let read = self.connection.drive(self.body.frame());
             let read = match self.end {
                 None => Ok(read.await),
                 // A reader that was slow itself comes back after the end: then the answer time counts from now.
