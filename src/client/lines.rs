@@ -28,8 +28,7 @@ impl Lines {
     /// The next complete line without its line feed, empty lines left out.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, LineTooLong> {
         loop {
-            let unsearched = self.buffer.iter().skip(self.searched);
-            let Some(at) = unsearched.into_iter().position(|byte| *byte == b'\n') else {
+            let Some(at) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') else {
                 self.searched = self.buffer.len();
                 return if self.searched > self.limit { Err(LineTooLong) } else { Ok(None) };
             };
