@@ -205,7 +205,10 @@ impl Lingering {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
+    use crate::sys::cgroup::CgroupParent;
 
     fn kin(pid: i32, parent: i32, group: i32, session: i32) -> Kin {
         Kin { pid, parent, group, session }
@@ -230,5 +233,20 @@ mod tests {
     fn a_dead_leader_is_no_member_of_its_session() {
         assert_eq!(session_members(10, &[kin(11, 1, 10, 10)]), HashSet::from([11]));
         assert_eq!(session_members(10, &[kin(1, 0, 1, 1)]), HashSet::new());
+    }
+
+    #[test]
+    fn a_frozen_cgroup_can_be_killed_one_by_one() {
+        // What is done where the kernel has no cgroup.kill.
+        let name = format!("guestd-frozen-{}", std::process::id());
+        let cgroup = CgroupParent::detect().unwrap().create(&name).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        std::fs::write(cgroup.path().join("cgroup.procs"), child.id().to_string()).unwrap();
+        cgroup.freeze().unwrap();
+        for pid in cgroup.members().unwrap() {
+            tell(&Pidfd::open(pid).unwrap(), libc::SIGKILL);
+        }
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        cgroup.remove().unwrap();
     }
 }
