@@ -150,10 +150,13 @@ async fn a_grandchild_that_never_stops_talking_does_not_either() {
     let gates = Gates::new();
     let over = gates.gate("over");
     let (exec_id, cgroup) = unique("talker");
-    let script = "(while [ ! -e stop ]; do echo noise; done; echo >over) & echo hi";
+    // Of the test's directory, so that a failed test ends it too.
+    let talk = gates.0.path().join("talk");
+    File::create(&talk).unwrap();
+    let script = "(while [ -e talk ]; do echo noise; done; echo >over) & echo hi";
     let request = ExecRequest { exec_id, ..gates.sh(script) };
-    assert!(execs.run(request).await.unwrap().stdout.starts_with("hi\n"));
-    File::create(gates.0.path().join("stop")).unwrap();
+    assert!(execs.run(request).await.unwrap().stdout.contains("hi\n"));
+    fs::remove_file(talk).unwrap();
     over.wait().await;
     until_removed(&execs, &cgroup).await;
 }
@@ -203,7 +206,8 @@ async fn a_time_out_ends_the_whole_tree_even_what_left_the_session() {
 
 #[tokio::test]
 async fn a_time_out_lets_a_command_say_good_bye() {
-    for execs in both_ways() {
+    for config in [config(), ExecConfig { cgroup: None, ..config() }] {
+        let execs = Execs::new(ExecConfig { kill_grace: Duration::from_secs(30), ..config });
         let script = "exec 2>/dev/null; trap 'echo bye; exit 3' TERM; while :; do sleep 0.05; done";
         let request = ExecRequest { timeout_secs: Some(1), ..sh(script) };
         let end = execs.stream(request).await.unwrap();
