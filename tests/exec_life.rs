@@ -2,7 +2,7 @@
 //!
 //! Commands and tests wait for one another by FIFOs, which open and read without polling.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![expect(clippy::unwrap_used, reason = "clippy allows it in test functions, and these have helpers")]
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -103,6 +103,20 @@ async fn last_frame(mut stream: ExecStream) -> StreamFrame {
     last.unwrap()
 }
 
+/// An id that no other test run has, and the cgroup of an exec with it.
+fn unique(name: &str) -> (Option<String>, PathBuf) {
+    let id = format!("{name}-of-{}", std::process::id());
+    let cgroup = CgroupParent::detect().unwrap().path().join(format!("exec-{id}"));
+    (Some(id), cgroup)
+}
+
+/// Runs execs, at the start and end of which the cgroups of ended daemons are removed, until this one is.
+async fn until_removed(execs: &Execs, cgroup: &Path) {
+    while cgroup.exists() {
+        execs.run(sh("true")).await.unwrap();
+    }
+}
+
 /// Whether a process runs; a zombie does not.
 fn runs(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -115,7 +129,9 @@ async fn a_grandchild_that_holds_the_output_does_not_hold_up_the_answer() {
         let gates = Gates::new();
         let (gate, late) = (gates.gate("gate"), gates.gate("late"));
         // The second echo goes to a pipe whose command is long over: it must succeed, and not be a SIGPIPE.
-        let request = gates.sh("(read x <gate; echo ignored; echo $? >late) & echo hi");
+        let (exec_id, cgroup) = unique("holder");
+        let script = "(read x <gate; echo ignored; echo $? >late) & echo hi";
+        let request = ExecRequest { exec_id, ..gates.sh(script) };
         let start = Instant::now();
         let result = execs.run(request).await.unwrap();
         let took = start.elapsed();
@@ -124,6 +140,7 @@ async fn a_grandchild_that_holds_the_output_does_not_hold_up_the_answer() {
         assert_eq!(execs.running(), 0);
         gate.open().await;
         assert_eq!(late.wait().await, "0\n");
+        until_removed(&execs, &cgroup).await;
     }
 }
 
@@ -132,42 +149,42 @@ async fn a_grandchild_that_never_stops_talking_does_not_either() {
     let execs = Execs::new(ExecConfig { drain_time: Duration::from_millis(300), ..config() });
     let gates = Gates::new();
     let over = gates.gate("over");
-    let request = gates.sh("(while [ ! -e stop ]; do echo noise; done; echo >over) & echo hi");
-    assert!(execs.run(request).await.unwrap().stdout.starts_with("hi\n"));
-    File::create(gates.0.path().join("stop")).unwrap();
+    let (exec_id, cgroup) = unique("talker");
+    // Of the test's directory, so that a failed test ends it too.
+    let talk = gates.0.path().join("talk");
+    File::create(&talk).unwrap();
+    let script = "(while [ -e talk ]; do echo noise; done; echo >over) & echo hi";
+    let request = ExecRequest { exec_id, ..gates.sh(script) };
+    assert!(execs.run(request).await.unwrap().stdout.contains("hi\n"));
+    fs::remove_file(talk).unwrap();
     over.wait().await;
+    until_removed(&execs, &cgroup).await;
 }
 
 #[tokio::test]
 async fn the_cgroup_of_a_daemon_goes_when_the_daemon_has_gone() {
     let execs = Execs::new(config());
     let gates = Gates::new();
-    let (gate, pid) = (gates.gate("gate"), gates.gate("pid"));
-    let id = format!("daemon-of-{}", std::process::id());
-    let path = CgroupParent::detect().unwrap().path().join(format!("exec-{id}"));
-    let request = || ExecRequest {
-        exec_id: Some(id.clone()),
-        ..gates.sh("exec >/dev/null 2>&1; (sh -c 'echo $PPID >pid'; read x <gate; exec sleep 0) &")
-    };
-    execs.run(request()).await.unwrap();
-    let first = pid.wait().await;
-    assert!(path.exists());
-    // The same id again, beside it.
-    execs.run(request()).await.unwrap();
-    let second = pid.wait().await;
-    let beside = path.with_file_name(format!("exec-{id}~2"));
-    assert!(path.exists() && beside.exists());
-    for _ in 0..2 {
-        gate.open().await;
+    let pid = gates.gate("pid");
+    let (exec_id, path) = unique("daemon");
+    let beside = PathBuf::from(format!("{}~2", path.display()));
+    let mut daemons = Vec::new();
+    // The same id twice: the second has its cgroup beside that of the first.
+    for name in ["first", "second"] {
+        let gate = gates.gate(name);
+        let script = format!("exec >/dev/null 2>&1; (sh -c 'echo $PPID >pid'; read x <{name}) &");
+        execs.run(ExecRequest { exec_id: exec_id.clone(), ..gates.sh(&script) }).await.unwrap();
+        daemons.push((gate, pid.wait().await));
     }
-    for pid in [first, second] {
+    assert!(path.exists() && beside.exists());
+    for (gate, pid) in daemons {
+        gate.open().await;
         while runs(pid.trim()) {
             tokio::task::yield_now().await;
         }
     }
-    // Looked at whenever an exec starts or ends.
-    execs.run(sh("true")).await.unwrap();
-    assert!(!path.exists() && !beside.exists());
+    until_removed(&execs, &path).await;
+    until_removed(&execs, &beside).await;
 }
 
 #[tokio::test]
@@ -175,22 +192,23 @@ async fn a_time_out_ends_the_whole_tree_even_what_left_the_session() {
     for execs in both_ways() {
         let stubborn = "trap \"\" TERM; echo $$; while :; do read x </dev/zero; done";
         let script = format!("setsid sh -c '{stubborn}' & {stubborn}");
-        let id = format!("tree-of-{}", std::process::id());
-        let request = ExecRequest { timeout_secs: Some(1), exec_id: Some(id.clone()), ..sh(&script) };
+        let (exec_id, cgroup) = unique("tree");
+        let request = ExecRequest { timeout_secs: Some(1), exec_id, ..sh(&script) };
         let result = execs.run(request).await.unwrap();
         assert_eq!((result.exit_code, result.timed_out, result.signal), (124, true, Some(9)));
         let pids: Vec<&str> = result.stdout.lines().collect();
         assert_eq!(pids.len(), 2, "{result:?}");
         assert!(!pids.iter().any(|pid| runs(pid)), "{pids:?}");
-        assert!(!CgroupParent::detect().unwrap().path().join(format!("exec-{id}")).exists());
+        assert!(!cgroup.exists());
         assert_eq!(execs.counters().timed_out, 1);
     }
 }
 
 #[tokio::test]
 async fn a_time_out_lets_a_command_say_good_bye() {
-    for execs in both_ways() {
-        let script = "trap 'echo bye; exit 3' TERM; while :; do sleep 0.05; done";
+    for config in [config(), ExecConfig { cgroup: None, ..config() }] {
+        let execs = Execs::new(ExecConfig { kill_grace: Duration::from_secs(30), ..config });
+        let script = "exec 2>/dev/null; trap 'echo bye; exit 3' TERM; while :; do sleep 0.05; done";
         let request = ExecRequest { timeout_secs: Some(1), ..sh(script) };
         let end = execs.stream(request).await.unwrap();
         let end = last_frame(end).await;
@@ -248,7 +266,8 @@ async fn what_a_command_wrote_before_its_end_reaches_a_reader_that_comes_late() 
     let gates = Gates::new();
     let (gate, over) = (gates.gate("gate"), gates.gate("over"));
     let script = "(read x <gate; : >over) & i=0; while [ $i -lt 40 ]; do echo $i; i=$((i+1)); done";
-    let mut stream = execs.stream(gates.sh(script)).await.unwrap();
+    let (exec_id, cgroup) = unique("late-reader");
+    let mut stream = execs.stream(ExecRequest { exec_id, ..gates.sh(script) }).await.unwrap();
     while execs.running() > 0 {
         tokio::task::yield_now().await;
     }
@@ -262,6 +281,7 @@ async fn what_a_command_wrote_before_its_end_reaches_a_reader_that_comes_late() 
     assert_eq!(String::from_utf8(text).unwrap(), expected);
     gate.open().await;
     over.wait().await;
+    until_removed(&execs, &cgroup).await;
 }
 
 #[tokio::test]
@@ -290,11 +310,11 @@ async fn an_asker_that_goes_away_does_not_end_the_command() {
     assert_eq!(over.wait().await, "0\n");
     // Even before there is a process.
     assert!(execs.run(request.clone()).now_or_never().is_none());
+    begun.wait().await;
+    assert_eq!(over.wait().await, "0\n");
     assert!(execs.stream(request).now_or_never().is_none());
-    for _ in 0..2 {
-        begun.wait().await;
-        assert_eq!(over.wait().await, "0\n");
-    }
+    begun.wait().await;
+    assert_eq!(over.wait().await, "0\n");
     execs.drain().await;
     assert_eq!((execs.running(), execs.counters().started), (0, 3));
 }
@@ -362,18 +382,18 @@ async fn at_shutdown_commands_are_ended_and_their_ends_are_told() {
 #[tokio::test]
 async fn where_a_cgroup_cannot_be_made_commands_run_all_the_same() {
     let parent = CgroupParent::detect().unwrap();
-    let id = format!("no-cgroup-of-{}", std::process::id());
+    let (exec_id, cgroup) = unique("no-cgroup");
+    let name = cgroup.file_name().unwrap().to_str().unwrap();
     // Names for an exec's cgroup are up: it takes a hundred.
     let names = |number: u32| {
-        if number == 1 { format!("exec-{id}") } else { format!("exec-{id}~{number}") }
+        if number == 1 { name.to_owned() } else { format!("{name}~{number}") }
     };
     let taken: Vec<_> = (1..=100).map(|number| parent.create(&names(number)).unwrap()).collect();
-    let request = ExecRequest { exec_id: Some(id.clone()), timeout_secs: Some(1), ..sh("sleep 60 & wait") };
+    let request = ExecRequest { exec_id, timeout_secs: Some(1), ..sh("sleep 60 & wait") };
     let result = Execs::new(config()).run(request).await;
     for cgroup in taken {
         cgroup.remove().unwrap();
     }
     let result = result.unwrap();
     assert_eq!((result.exit_code, result.timed_out), (124, true));
-    assert!(!Path::new("/proc/self/fd/999").exists());
 }

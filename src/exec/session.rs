@@ -126,7 +126,7 @@ impl Life {
         let exit = leader.get().wait().map_err(Lost::Status)?;
         let duration = self.at.elapsed();
         tracing::debug!(exec_id = slot.id(), ?exit, timed_out, "exec ended");
-        self.shared.lingering.bury(self.tree);
+        self.shared.lingering.bury(self.tree).await;
         Ok(Ending { exit, timed_out, duration })
     }
 
@@ -134,7 +134,7 @@ impl Life {
     async fn outlast(self) {
         self.leader.ended().await;
         let _ = self.leader.get().wait();
-        self.shared.lingering.bury(self.tree);
+        self.shared.lingering.bury(self.tree).await;
     }
 }
 

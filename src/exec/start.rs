@@ -51,17 +51,25 @@ pub(super) fn start(config: &ExecConfig, lingering: &Lingering, id: &str, order:
         Ok(launched) => ready.started(launched, cgroup),
         Err(Failure::Launch(error)) if error.stage == Stage::Cgroup => {
             tracing::warn!(%error, "an exec could not join its cgroup; it gets a session only");
-            cgroup.into_iter().for_each(|cgroup| lingering.bury(Tree::Cgroup(cgroup)));
+            discard(lingering, cgroup);
             match ready.launch(None) {
                 Ok(launched) => ready.started(launched, None),
                 Err(failure) => Err(ready.explain(failure)),
             }
         }
         Err(failure) => {
-            cgroup.into_iter().for_each(|cgroup| lingering.bury(Tree::Cgroup(cgroup)));
+            discard(lingering, cgroup);
             Err(ready.explain(failure))
         }
     }
+}
+
+/// Removes the cgroup of a command that did not start.
+fn discard(lingering: &Lingering, cgroup: Option<Cgroup>) {
+    if let Some(cgroup) = cgroup {
+        lingering.keep(cgroup);
+    }
+    lingering.sweep();
 }
 
 /// An order with all looked up that it names.

@@ -21,6 +21,9 @@ use crate::sys::process::signal_group;
 /// Between two looks at a tree none of whose processes can be waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
+/// Between the looks at a cgroup whose last process is just ending.
+const ENDING_PAUSES_MS: [u64; 6] = [1, 2, 4, 8, 16, 32];
+
 /// What an exec has started.
 #[derive(Debug)]
 pub(super) enum Tree {
@@ -189,11 +192,25 @@ pub(super) struct Lingering(Mutex<Vec<Cgroup>>);
 
 impl Lingering {
     /// Removes the cgroup of a tree, now or when it is empty.
-    pub(super) fn bury(&self, tree: Tree) {
-        if let Tree::Cgroup(cgroup) = tree {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(cgroup);
-        }
+    pub(super) async fn bury(&self, tree: Tree) {
         self.sweep();
+        let Tree::Cgroup(cgroup) = tree else { return };
+        // A process that is just ending is no member any more and keeps the cgroup busy for a moment yet.
+        for pause in ENDING_PAUSES_MS {
+            if cgroup.remove().is_ok() {
+                return;
+            }
+            if cgroup.members().is_ok_and(|members| !members.is_empty()) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+        self.keep(cgroup);
+    }
+
+    /// Removes a cgroup later.
+    pub(super) fn keep(&self, cgroup: Cgroup) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(cgroup);
     }
 
     /// Removes those that have become empty.
@@ -205,7 +222,10 @@ impl Lingering {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
+    use crate::sys::cgroup::CgroupParent;
 
     fn kin(pid: i32, parent: i32, group: i32, session: i32) -> Kin {
         Kin { pid, parent, group, session }
@@ -230,5 +250,20 @@ mod tests {
     fn a_dead_leader_is_no_member_of_its_session() {
         assert_eq!(session_members(10, &[kin(11, 1, 10, 10)]), HashSet::from([11]));
         assert_eq!(session_members(10, &[kin(1, 0, 1, 1)]), HashSet::new());
+    }
+
+    #[test]
+    fn a_frozen_cgroup_can_be_killed_one_by_one() {
+        // What is done where the kernel has no cgroup.kill.
+        let name = format!("guestd-frozen-{}", std::process::id());
+        let cgroup = CgroupParent::detect().unwrap().create(&name).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        std::fs::write(cgroup.path().join("cgroup.procs"), child.id().to_string()).unwrap();
+        cgroup.freeze().unwrap();
+        for pid in cgroup.members().unwrap() {
+            tell(&Pidfd::open(pid).unwrap(), libc::SIGKILL);
+        }
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        cgroup.remove().unwrap();
     }
 }

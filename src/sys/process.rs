@@ -10,18 +10,17 @@
 
 #![expect(unsafe_code, reason = "between fork and execve only raw, async-signal-safe system calls may be made")]
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use self::child::Child;
 use super::pidfd::Pidfd;
 
-/// Open files that a command may have, softly: what login sessions and systemd units get. More breaks programs that use
-/// select(2); who needs more raises it up to the hard limit, which is left as it is.
-const SOFT_OPEN_FILES: libc::rlim_t = 1024;
+mod child;
 
 /// Who a process runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,16 +119,9 @@ impl Launch {
         let Self { programs, argv, env, directories, credentials, cgroup_procs, stdin, stdout, stderr } = self;
         // The name is only what std would run, were the closure ever to return success.
         let name = programs.first().ok_or_else(|| fork(io::ErrorKind::InvalidInput.into()))?;
-        let mut command = Command::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
+        let mut command = Command::new(OsStr::from_bytes(name.to_bytes()));
         command.stdin(stdin.map_or_else(Stdio::null, Stdio::from)).stdout(stdout).stderr(stderr);
-        let child = Child {
-            argv: Pointers::to(argv),
-            env: Pointers::to(env),
-            programs,
-            directories,
-            credentials,
-            cgroup_procs,
-        };
+        let child = Child::new(programs, argv, env, directories, credentials, cgroup_procs);
         // SAFETY: Child::become_program allocates nothing, takes no lock and makes only async-signal-safe calls.
         unsafe { command.pre_exec(move || Err(child.become_program())) };
         let mut started = command.spawn().map_err(decode)?;
@@ -140,164 +132,6 @@ impl Launch {
             let _ = started.wait();
             LaunchError { stage: Stage::Handle, source }
         })
-    }
-}
-
-/// Strings with the null-terminated array of pointers to them that execve wants, made before the fork.
-struct Pointers {
-    pointers: Vec<*const c_char>,
-    _strings: Vec<CString>,
-}
-
-// SAFETY: the pointers lead into strings that the same value owns and never changes; a CString's bytes do not move with it.
-unsafe impl Send for Pointers {}
-// SAFETY: as above; shared use only reads.
-unsafe impl Sync for Pointers {}
-
-impl Pointers {
-    fn to(strings: Vec<CString>) -> Self {
-        let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
-        Self { pointers, _strings: strings }
-    }
-
-    fn as_ptr(&self) -> *const *const c_char {
-        self.pointers.as_ptr()
-    }
-}
-
-/// All that the forked child needs, ready before the fork.
-struct Child {
-    programs: Vec<CString>,
-    argv: Pointers,
-    env: Pointers,
-    directories: Vec<CString>,
-    credentials: Option<Credentials>,
-    cgroup_procs: Option<OwnedFd>,
-}
-
-impl Child {
-    /// Runs in the forked child; returns only on failure.
-    fn become_program(&self) -> io::Error {
-        match self.try_become() {
-            Ok(never) => match never {},
-            Err((stage, source)) => encode(stage, &source),
-        }
-    }
-
-    fn try_become(&self) -> Result<std::convert::Infallible, (Stage, io::Error)> {
-        let at = |stage| move |source| (stage, source);
-        // SAFETY: no arguments.
-        check(unsafe { libc::setsid() }.into()).map_err(at(Stage::Session))?;
-        default_signals();
-        default_priority();
-        // SAFETY: an integer argument only.
-        unsafe { libc::umask(0o022) };
-        default_open_files().map_err(at(Stage::Limits))?;
-        if let Some(procs) = &self.cgroup_procs {
-            // SAFETY: one readable byte; 0 stands for the writer itself.
-            check(unsafe { libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) } as libc::c_long)
-                .map_err(at(Stage::Cgroup))?;
-        }
-        if let Some(credentials) = &self.credentials {
-            become_user(credentials)?;
-        }
-        self.enter_directory().map_err(at(Stage::Directory))?;
-        close_on_exec_from(3);
-        Err((Stage::Execute, self.execute()))
-    }
-
-    fn enter_directory(&self) -> io::Result<()> {
-        let mut failure = None;
-        for directory in &self.directories {
-            // SAFETY: a valid C string.
-            match check(unsafe { libc::chdir(directory.as_ptr()) }.into()) {
-                Ok(()) => return Ok(()),
-                Err(error) => failure = failure.or(Some(error)),
-            }
-        }
-        failure.map_or(Ok(()), Err)
-    }
-
-    /// execvp(3) without its shell: on to the next path where there is nothing or no permission, and permission is what is
-    /// reported in the end.
-    fn execute(&self) -> io::Error {
-        let mut result = libc::ENOENT;
-        for program in &self.programs {
-            // SAFETY: C strings and null-terminated arrays of C strings, alive until the program is replaced.
-            unsafe { libc::execve(program.as_ptr(), self.argv.as_ptr(), self.env.as_ptr()) };
-            let error = io::Error::last_os_error();
-            match error.raw_os_error() {
-                Some(libc::ENOENT | libc::ENOTDIR) => {}
-                Some(libc::EACCES) => result = libc::EACCES,
-                _ => return error,
-            }
-        }
-        io::Error::from_raw_os_error(result)
-    }
-}
-
-/// All handlers default, nothing blocked. The raw calls, because libc keeps some real-time signals to itself and would leave
-/// those ignored if this process inherited them so. SIGKILL and SIGSTOP are refused, and need nothing.
-fn default_signals() {
-    // struct sigaction of the 64-bit kernels: SIG_DFL, no flags, no restorer, empty mask. All zero, as the mask below.
-    let default = [0_u64; 4];
-    let empty = 0_u64;
-    for signal in 1..=64 {
-        // SAFETY: default is as large as the kernel's struct, and a null old action is allowed.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8_usize) };
-    }
-    // SAFETY: an 8 byte mask, as the last argument says.
-    unsafe {
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const empty, std::ptr::null::<u64>(), 8_usize)
-    };
-}
-
-/// Ordinary niceness and OOM score. Best effort: where they cannot be had (no /proc, no privilege), running is still better.
-fn default_priority() {
-    // SAFETY: integers, C strings and a readable byte.
-    unsafe {
-        libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS as libc::c_long, 0, 0);
-        let score = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-        if score >= 0 {
-            libc::write(score, c"0".as_ptr().cast(), 1);
-            libc::close(score);
-        }
-    }
-}
-
-fn default_open_files() -> io::Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the struct is ours for both calls.
-    unsafe {
-        check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit).into())?;
-        limit.rlim_cur = SOFT_OPEN_FILES.min(limit.rlim_max);
-        check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit).into())
-    }
-}
-
-/// Groups first, while there is still the right to. The raw calls: libc's would tell this process's other threads, which a
-/// forked child has none of. On the 64-bit architectures these are the calls with 32-bit ids.
-fn become_user(credentials: &Credentials) -> Result<(), (Stage, io::Error)> {
-    let Credentials { uid, gid, groups } = credentials;
-    // SAFETY: groups is readable for its length; else integers.
-    unsafe {
-        check(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr())).map_err(|e| (Stage::Groups, e))?;
-        check(libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid)).map_err(|e| (Stage::Gid, e))?;
-        check(libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid)).map_err(|e| (Stage::Uid, e))
-    }
-}
-
-/// Our own descriptors are all close-on-exec from birth; this is for those that whoever started us left open. Marked, not
-/// closed, because std still needs its pipe to report a failure.
-fn close_on_exec_from(first: libc::c_uint) {
-    // SAFETY: integers only.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    if done != 0 {
-        // Before Linux 5.11. Inherited ones have low numbers.
-        for fd in 3..1024 {
-            // SAFETY: integers only; a number that is not open is refused.
-            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-        }
     }
 }
 
@@ -391,6 +225,7 @@ pub fn c_string(bytes: impl Into<Vec<u8>>) -> io::Result<CString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::pidfd::Exit;
 
     #[test]
     fn a_stage_and_its_errno_survive_the_way_out_of_the_child() {
@@ -405,5 +240,77 @@ mod tests {
     fn an_errno_of_the_fork_itself_is_left_as_it_is() {
         let got = decode(io::Error::from_raw_os_error(libc::EAGAIN));
         assert_eq!((got.stage, got.source.raw_os_error()), (Stage::Fork, Some(libc::EAGAIN)));
+    }
+
+    fn launch(argv: &[&str]) -> (Launch, io::PipeReader) {
+        let argv: Vec<CString> = argv.iter().map(|word| CString::new(*word).unwrap()).collect();
+        let (reader, writer) = io::pipe().unwrap();
+        let launch = Launch {
+            programs: argv[..1].to_vec(),
+            argv,
+            env: Vec::new(),
+            directories: vec![c"/".into()],
+            credentials: None,
+            cgroup_procs: None,
+            stdin: None,
+            stdout: writer.try_clone().unwrap().into(),
+            stderr: writer.into(),
+        };
+        (launch, reader)
+    }
+
+    #[test]
+    fn ignored_and_blocked_signals_are_not_inherited_even_those_that_libc_hides() {
+        // 33 is a real-time signal that glibc and musl keep to themselves; they would refuse to touch it.
+        let ignore = [libc::SIG_IGN as u64, 0, 0, 0];
+        let default = [0_u64; 4];
+        let set = |action: &[u64; 4]| {
+            // SAFETY: the kernel's struct sigaction has this size; ignoring and defaulting run no code of ours.
+            let done =
+                unsafe { libc::syscall(libc::SYS_rt_sigaction, 33, action.as_ptr(), std::ptr::null::<u64>(), 8_usize) };
+            assert_eq!(done, 0);
+        };
+        let mut blocked = nix::sys::signal::SigSet::empty();
+        blocked.add(nix::sys::signal::Signal::SIGUSR1);
+        blocked.thread_block().unwrap();
+        set(&ignore);
+        let (launch, mut reader) = launch(&["/bin/cat", "/proc/self/status"]);
+        let child = launch.spawn();
+        set(&default);
+        blocked.thread_unblock().unwrap();
+        let mut status = String::new();
+        io::Read::read_to_string(&mut reader, &mut status).unwrap();
+        assert_eq!(child.unwrap().wait().unwrap(), Exit::Code(0));
+        for line in ["SigBlk:\t0000000000000000", "SigIgn:\t0000000000000000"] {
+            assert!(status.lines().any(|found| found == line), "{status}");
+        }
+    }
+
+    #[test]
+    fn descriptors_that_were_left_open_by_whoever_started_us_are_closed() {
+        let (inherited, _writer) = io::pipe().unwrap();
+        // SAFETY: clears close-on-exec of a descriptor that is ours.
+        assert_eq!(unsafe { libc::fcntl(inherited.as_raw_fd(), libc::F_SETFD, 0) }, 0);
+        let (launch, mut reader) = launch(&["/bin/ls", "/proc/self/fd"]);
+        let child = launch.spawn().unwrap();
+        let mut listed = String::new();
+        io::Read::read_to_string(&mut reader, &mut listed).unwrap();
+        assert_eq!(child.wait().unwrap(), Exit::Code(0));
+        // 3 is ls's own, on that directory.
+        assert_eq!(listed, "0\n1\n2\n3\n");
+    }
+
+    #[test]
+    fn a_failed_start_says_where_and_why_and_leaves_no_process() {
+        let (mut gone, _reader) = launch(&["/no/such/program"]);
+        gone.directories = vec![c"/no/such/directory".into(), c"/".into()];
+        let error = gone.spawn().unwrap_err();
+        assert_eq!((error.stage, error.source.raw_os_error()), (Stage::Execute, Some(libc::ENOENT)));
+        let (mut lost, mut reader) = launch(&["/bin/true"]);
+        lost.directories.truncate(0);
+        lost.directories.push(c"/no/such/directory".into());
+        assert_eq!(lost.spawn().unwrap_err().stage, Stage::Directory);
+        // Nobody has the write end any more.
+        assert_eq!(io::Read::read(&mut reader, &mut [0]).unwrap(), 0);
     }
 }
