@@ -93,6 +93,8 @@ impl fmt::Display for Invocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, word) in self.argv.iter().enumerate() {
             let word = word.to_string_lossy();
+            // What matters of a program's path is its name.
+            let word = if n == 0 { word.rsplit('/').next().unwrap_or_default() } else { &word };
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%,+".contains(c);
             let space = if n > 0 { " " } else { "" };
             if !word.is_empty() && word.chars().all(plain) {
@@ -222,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_command_is_shown_as_one_would_type_it() {
-        let shown = Invocation::new(["sh", "-c", "echo it's"]).inside(vec!["nsenter".into()]).to_string();
+        let shown = Invocation::new(["/bin/sh", "-c", "echo it's"]).inside(vec!["nsenter".into()]).to_string();
         assert_eq!(shown, r"sh -c 'echo it'\''s'");
     }
 
