@@ -4,6 +4,7 @@
 //! pass requests and streams through unchanged. Everything here is re-exported flat: `api::ExecRequest`.
 
 mod bridge;
+mod channel;
 mod error;
 mod exec;
 mod health;
@@ -11,8 +12,12 @@ mod info;
 mod listeners;
 
 pub use bridge::{Bridge, BridgePort, BridgePortState, BridgeRule, BridgeUpdate};
+pub use channel::{Channel, ChannelStatus, SUBPROTOCOL};
 pub use error::{ErrorBody, ErrorCode};
-pub use exec::{ExecRequest, ExecResult, OutputStream, StreamFrame};
+pub use exec::{
+    AttachRequest, ExecExit, ExecLimits, ExecRequest, ExecResult, ExecState, ExecStatus, ExecUsage, LogEntry, Logs,
+    OutputStream, SignalRequest, SignalTarget, StreamFrame, TtySize,
+};
 pub use health::{Check, CheckState, Health, Status};
 pub use info::{BootTimings, Identity, Info};
 pub use listeners::{Cause, Exposure, Family, Listener, Process, Scope};

@@ -34,7 +34,7 @@ pub(super) async fn run(client: &Client, args: ExecArgs, output: Output) -> Resu
             }
         }
         match frame {
-            StreamFrame::Chunk { .. } => {}
+            StreamFrame::Chunk { .. } | StreamFrame::Gap { .. } => {}
             StreamFrame::Exit { timed_out: true, .. } => {
                 let program = request.command.first().cloned().unwrap_or_default();
                 let after = request.timeout_secs.filter(|secs| *secs > 0);
@@ -58,6 +58,7 @@ fn request(args: ExecArgs, stdin: Option<&[u8]>) -> ExecRequest {
         user: args.user,
         timeout_secs: args.timeout,
         exec_id: args.id,
+        ..ExecRequest::default()
     }
 }
 

@@ -68,6 +68,7 @@ impl ExecStream {
                     self.exec_id = Some(exec_id.clone());
                 }
             }
+            Ok(StreamFrame::Gap { to, .. }) => self.cursor = *to,
             Ok(StreamFrame::Exit { .. } | StreamFrame::Error { .. }) | Err(_) => self.ended = true,
         }
         frame.map(Some)

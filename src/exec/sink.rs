@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::ExecError;
-use crate::api::{ExecResult, OutputStream, StreamFrame};
+use crate::api::{ExecResult, ExecUsage, OutputStream, StreamFrame};
 use crate::limits;
 use crate::sys::pidfd::Exit;
 
@@ -134,7 +134,9 @@ impl Sink {
                     exit_code: ending.exit_code(),
                     signal: ending.signal(),
                     timed_out: ending.timed_out,
+                    oom_killed: false,
                     duration_ms: ending.duration_ms(),
+                    usage: ExecUsage::default(),
                     cursor: self.cursor,
                     exec_id: self.exec_id,
                 };
@@ -219,7 +221,9 @@ impl Kept {
             truncated: self.truncated,
             signal: ending.signal(),
             timed_out: ending.timed_out,
+            oom_killed: false,
             duration_ms: ending.duration_ms(),
+            usage: ExecUsage::default(),
         }
     }
 }
