@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::command::{DEADLINE, Invocation, Ran};
+use super::command::{Invocation, Ran};
 use super::edge::Edge;
 use super::net::Net;
 
@@ -35,12 +35,12 @@ impl<'net> Ssh<'net> {
 
     /// Runs a line of the remote shell.
     pub(crate) fn run(&self, script: &str) -> Result<Ran> {
-        self.invocation(script).run(DEADLINE)
+        self.net.run(self.argv.iter().cloned().chain([script.into()]))
     }
 
-    /// The same, to be run or shown.
-    pub(crate) fn invocation(&self, script: &str) -> Invocation {
-        self.net.invocation(self.argv.iter().cloned().chain([script.into()]))
+    /// For a person to run on a terminal.
+    pub(crate) fn login(&self) -> Invocation {
+        self.net.invocation(&self.argv)
     }
 }
 
