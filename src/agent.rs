@@ -29,6 +29,10 @@ use crate::{
 /// Time between two tries at what can come later: the vsock module, the network interface.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
+/// From the wish to end an exec to its last frame.
+const EXEC_END_TIME: Duration =
+    Duration::from_secs(limits::EXEC_KILL_GRACE.as_secs() + limits::EXEC_DRAIN_TIME.as_secs() + 1);
+
 /// Runs the agent until SIGTERM or SIGINT, and drains.
 ///
 /// # Errors
@@ -115,9 +119,12 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     agent.phase.drain();
     drain.cancel();
     complete_responses(&agent, &connections).await;
+    end_execs(&agent).await;
     stop.cancel();
     tasks.close();
-    tasks.wait().await;
+    if tokio::time::timeout(limits::STOP_TIME, tasks.wait()).await.is_err() {
+        tracing::warn!(tasks = tasks.len(), "tasks are left behind");
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -131,9 +138,16 @@ async fn complete_responses(agent: &Agent, connections: &TaskTracker) {
     }
     tracing::warn!(execs = agent.execs.running(), "execs are ended at the drain's deadline");
     agent.execs.terminate_all();
-    let rest = limits::EXEC_KILL_GRACE + limits::EXEC_DRAIN_TIME + Duration::from_secs(1);
-    if tokio::time::timeout(rest, connections.wait()).await.is_err() {
+    if tokio::time::timeout(EXEC_END_TIME, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "connections are cut at the drain's deadline");
+    }
+}
+
+/// Ends what runs on without a client: TERM, grace, KILL.
+async fn end_execs(agent: &Agent) {
+    agent.execs.terminate_all();
+    if tokio::time::timeout(EXEC_END_TIME, agent.execs.drain()).await.is_err() {
+        tracing::warn!(execs = agent.execs.running(), "execs are left behind");
     }
 }
 

@@ -4,6 +4,7 @@
 //! table, the policy and the state of the bridge. Nothing here acts on a socket.
 
 mod exposure;
+mod owners;
 mod table;
 #[cfg(test)]
 pub(crate) use table::tests;
