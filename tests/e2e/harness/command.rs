@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -201,6 +201,16 @@ pub(crate) struct Resident {
 }
 
 impl Resident {
+    /// Process id of the program itself, which nsenter(1) has as its only child.
+    pub(crate) fn inner_pid(&self) -> Result<u32> {
+        let path = format!("/proc/{0}/task/{0}/children", self.child.id());
+        let children = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        children
+            .trim()
+            .parse()
+            .with_context(|| format!("`{}` should be one process in {path}: {children:?}", self.command))
+    }
+
     /// Fails when the program has ended by itself.
     pub(crate) fn alive(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait().with_context(|| format!("looking after `{}`", self.command))? {

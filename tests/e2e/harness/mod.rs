@@ -23,6 +23,7 @@ mod net;
 mod qemu;
 mod ssh;
 mod vm;
+mod vsock;
 mod wait;
 
 pub(crate) use command::Ran;
