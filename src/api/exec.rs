@@ -19,7 +19,7 @@ pub struct ExecRequest {
     /// The same in standard base64, for bytes that are no UTF-8. Not together with `stdin`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin_b64: Option<String>,
-    /// Directory to run in; default the user's home, or `/` where there is none.
+    /// Directory to run in, absolute; default the user's home, or `/` where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub working_dir: Option<String>,
     /// User name or number; default root.

@@ -19,8 +19,13 @@ Environment: GUESTD_VM holds the endpoint where --vm is not given; NO_COLOR swit
 #[derive(Debug, Parser)]
 #[command(name = "guestctl", version, after_help = AFTER_HELP, arg_required_else_help = true)]
 pub(super) struct Args {
-    /// The VM: unix:PATH, vsock:CID[:PORT] or fc:UDS_PATH[:PORT]; default $GUESTD_VM, else unix:/run/guestd.sock
-    #[arg(long, value_name = "ENDPOINT", global = true)]
+    // Not a doc comment: rustdoc takes the brackets for links.
+    #[arg(
+        long,
+        value_name = "ENDPOINT",
+        global = true,
+        help = "The VM: unix:PATH, vsock:CID[:PORT] or fc:UDS_PATH[:PORT]; default $GUESTD_VM, else unix:/run/guestd.sock"
+    )]
     pub(super) vm: Option<Endpoint>,
     /// Print JSON: one document, or one per line for what streams
     #[arg(long, global = true)]

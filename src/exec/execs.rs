@@ -139,7 +139,8 @@ impl Execs {
     }
 
     /// Returns when no command runs and every reader that is still there has been given the end of its command. New ones are
-    /// not kept from starting; that is for the caller to do first.
+    /// not kept from starting; that is for the caller to do first. A reader that is there and does not read holds this up, so a
+    /// deadline is the caller's too.
     pub async fn drain(&self) {
         self.0.table.idle().await;
     }
