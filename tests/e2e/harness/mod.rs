@@ -21,6 +21,7 @@ mod edge;
 mod evidence;
 mod net;
 mod qemu;
+mod running;
 mod ssh;
 mod vm;
 mod vsock;

@@ -10,9 +10,10 @@ use anyhow::{Context, Result, bail};
 use guestd::api::{Health, Listener};
 
 use super::artifacts::Artifacts;
-use super::command::{DEADLINE, Invocation, Ran, Resident, Started};
+use super::command::{DEADLINE, Invocation, Ran};
 use super::net::{Link, Net};
 use super::qemu::{Machine, VmSpec, has_kvm};
+use super::running::{Resident, Started};
 use super::ssh::Ssh;
 use super::vsock::VsockDevice;
 use super::{evidence, until};

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::command::{DEADLINE, Resident};
+use super::command::DEADLINE;
 use super::net::Net;
+use super::running::Resident;
 use super::until;
 
 /// A running device.
