@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::command::{Invocation, Ran};
+use super::command::{DEADLINE, Invocation, Ran};
 use super::edge::Edge;
 use super::net::Net;
 
@@ -35,12 +35,12 @@ impl<'net> Ssh<'net> {
 
     /// Runs a line of the remote shell.
     pub(crate) fn run(&self, script: &str) -> Result<Ran> {
-        self.net.run(self.argv.iter().cloned().chain([script.into()]))
+        self.invocation(Some(script)).run(DEADLINE)
     }
 
-    /// For a person to run on a terminal.
-    pub(crate) fn login(&self) -> Invocation {
-        self.net.invocation(&self.argv)
+    /// To be run or shown, with a line for the remote shell or for a login without one.
+    pub(crate) fn invocation(&self, script: Option<&str>) -> Invocation {
+        self.net.invocation(self.argv.iter().cloned().chain(script.map(OsString::from)))
     }
 }
 
