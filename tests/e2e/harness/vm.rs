@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use guestd::api::{Health, Listener};
 
 use super::artifacts::Artifacts;
@@ -177,7 +177,7 @@ impl<'net> Vm<'net> {
             seen = self.ports()?;
             Ok(found(&seen))
         })
-        .with_context(|| format!("listeners seen last: {seen:#?}"))
+        .map_err(|error| anyhow!("{error:#}\nlisteners seen last: {seen:#?}"))
     }
 
     /// SSH straight to the VM's address, as root with the golden key.
