@@ -21,7 +21,7 @@ use crate::{
     exec::{CgroupParent, ExecConfig, Execs},
     health::Part,
     limits,
-    listeners::{OwnSockets, Watcher},
+    listeners::{LookNow, OwnSockets, Watcher},
     server::{self, Agent, Phase, UnixEndpoint, VsockEndpoint},
     sys::rtnl,
 };
@@ -102,7 +102,8 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     if let Some(address) = agent.config.ip6.clone() {
         address_state.send_replace(Part::Failed("the address of `ip6` is not set yet".to_owned()));
         let stop = stop.clone();
-        tasks.spawn(async move { stop.run_until_cancelled(set_guest_address(address, address_state)).await });
+        let setting = set_guest_address(address, address_state, watcher.looker());
+        tasks.spawn(async move { stop.run_until_cancelled(setting).await });
     }
     tasks.spawn(bridge.run(watcher.observations(), stop.clone()));
 
@@ -180,10 +181,11 @@ async fn bind_vsock_later(port: u32, state: &watch::Sender<Part>, drain: &Cancel
 }
 
 /// Gives the first interface its address, as soon as there is an interface.
-async fn set_guest_address(address: GuestAddress, state: watch::Sender<Part>) {
+async fn set_guest_address(address: GuestAddress, state: watch::Sender<Part>, looker: LookNow) {
     loop {
         match apply_guest_address(&address) {
             Ok(()) => {
+                looker.look_now();
                 state.send_replace(Part::Ok(format!("{}/{}", address.address, address.prefix_len)));
                 return;
             }

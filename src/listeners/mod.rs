@@ -12,4 +12,4 @@ mod watch;
 
 pub use exposure::{Policy, assess};
 pub use table::{Bind, ListenerTable};
-pub use watch::{Observation, OwnSockets, Source, Watcher};
+pub use watch::{LookNow, Observation, OwnSockets, Source, Watcher};

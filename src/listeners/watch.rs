@@ -7,7 +7,7 @@ use std::{
     collections::HashSet,
     io,
     os::{fd::AsFd, linux::fs::MetadataExt},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, PoisonError, Weak, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -78,7 +78,8 @@ pub struct Observation {
 #[derive(Debug)]
 pub struct Watcher {
     observations: watch::Receiver<Arc<Observation>>,
-    stop: Option<mpsc::Sender<()>>,
+    /// A wish to look at once; its end is the end of the thread.
+    looks: Option<Arc<mpsc::SyncSender<()>>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -91,9 +92,9 @@ impl Watcher {
         let mut looker = Looker { own, owners: SocketOwners::default(), source: Source::SockDiag, looks: 0 };
         let first = looker.look(None);
         let (publish, observations) = watch::channel(Arc::new(first));
-        let (stop, stopped) = mpsc::channel();
+        let (looks, wishes) = mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("listeners".to_owned()).spawn(move || {
-            while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(interval) {
+            while !matches!(wishes.recv_timeout(interval), Err(mpsc::RecvTimeoutError::Disconnected)) {
                 let next = looker.look(Some(&publish.borrow()));
                 publish.send_if_modified(|current| {
                     let changed = **current != next;
@@ -104,7 +105,12 @@ impl Watcher {
                 });
             }
         })?;
-        Ok(Self { observations, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { observations, looks: Some(Arc::new(looks)), thread: Some(thread) })
+    }
+
+    /// For those who change what there is to see.
+    pub fn looker(&self) -> LookNow {
+        LookNow(self.looks.as_ref().map(Arc::downgrade).unwrap_or_default())
     }
 
     /// The latest observation, and every later one.
@@ -113,9 +119,25 @@ impl Watcher {
     }
 }
 
+/// A way to ask for a look before its time.
+///
+/// Does not keep the thread alive.
+#[derive(Debug, Clone)]
+pub struct LookNow(Weak<mpsc::SyncSender<()>>);
+
+impl LookNow {
+    /// Asks for a look.
+    pub fn look_now(&self) {
+        if let Some(looks) = self.0.upgrade() {
+            // A full channel holds a wish already.
+            let _ = looks.try_send(());
+        }
+    }
+}
+
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.stop.take();
+        self.looks.take();
         if let Some(thread) = self.thread.take() {
             // The thread holds no lock and waits for nothing but the channel that is closed now.
             let _ = thread.join();

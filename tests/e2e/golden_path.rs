@@ -148,7 +148,7 @@ fn page_through_the_edge(stage: &Stage<'_>) -> Result<Shown> {
 fn ssh_through_the_edge(stage: &Stage<'_>) -> Result<Shown> {
     let mut shown = Shown::default();
     let vm = &stage.vm;
-    let ssh = Ssh::through_edge(vm.net, &vm.artifacts().golden_key, &stage.edge, &vm.name());
+    let ssh = Ssh::through_edge(vm.net, &vm.artifacts().golden_key, &stage.edge, &vm.name())?;
     let ran = ssh.run("id -un; cat /proc/cmdline")?.ok()?;
     shown.ran(&ran);
     let out = ran.out();
