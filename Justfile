@@ -51,6 +51,7 @@ check: build
     cargo deny --offline --log-level error check bans licenses sources
     shellcheck --external-sources --source-path=SCRIPTDIR {{ shell_scripts }}
 
-# Measure one thing: size, start ...
-bench NAME='base':
+# Measure: `base` is size, start, memory. A table, and target/bench/NAME.json.
+bench NAME='base': image
+    @cargo build --quiet --locked --release --bin guestctl
     @cargo run --quiet --locked --release --example bench-{{ NAME }}

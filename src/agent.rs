@@ -21,13 +21,17 @@ use crate::{
     exec::{CgroupParent, ExecConfig, Execs},
     health::Part,
     limits,
-    listeners::{OwnSockets, Watcher},
+    listeners::{LookNow, OwnSockets, Watcher},
     server::{self, Agent, Phase, UnixEndpoint, VsockEndpoint},
     sys::rtnl,
 };
 
 /// Time between two tries at what can come later: the vsock module, the network interface.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+
+/// From the wish to end an exec to its last frame.
+const EXEC_END_TIME: Duration =
+    Duration::from_secs(limits::EXEC_KILL_GRACE.as_secs() + limits::EXEC_DRAIN_TIME.as_secs() + 1);
 
 /// Runs the agent until SIGTERM or SIGINT, and drains.
 ///
@@ -98,7 +102,8 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     if let Some(address) = agent.config.ip6.clone() {
         address_state.send_replace(Part::Failed("the address of `ip6` is not set yet".to_owned()));
         let stop = stop.clone();
-        tasks.spawn(async move { stop.run_until_cancelled(set_guest_address(address, address_state)).await });
+        let setting = set_guest_address(address, address_state, watcher.looker());
+        tasks.spawn(async move { stop.run_until_cancelled(setting).await });
     }
     tasks.spawn(bridge.run(watcher.observations(), stop.clone()));
 
@@ -115,9 +120,12 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     agent.phase.drain();
     drain.cancel();
     complete_responses(&agent, &connections).await;
+    end_execs(&agent).await;
     stop.cancel();
     tasks.close();
-    tasks.wait().await;
+    if tokio::time::timeout(limits::STOP_TIME, tasks.wait()).await.is_err() {
+        tracing::warn!(tasks = tasks.len(), "tasks are left behind");
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -131,9 +139,16 @@ async fn complete_responses(agent: &Agent, connections: &TaskTracker) {
     }
     tracing::warn!(execs = agent.execs.running(), "execs are ended at the drain's deadline");
     agent.execs.terminate_all();
-    let rest = limits::EXEC_KILL_GRACE + limits::EXEC_DRAIN_TIME + Duration::from_secs(1);
-    if tokio::time::timeout(rest, connections.wait()).await.is_err() {
+    if tokio::time::timeout(EXEC_END_TIME, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "connections are cut at the drain's deadline");
+    }
+}
+
+/// Ends what runs on without a client: TERM, grace, KILL.
+async fn end_execs(agent: &Agent) {
+    agent.execs.terminate_all();
+    if tokio::time::timeout(EXEC_END_TIME, agent.execs.drain()).await.is_err() {
+        tracing::warn!(execs = agent.execs.running(), "execs are left behind");
     }
 }
 
@@ -166,10 +181,11 @@ async fn bind_vsock_later(port: u32, state: &watch::Sender<Part>, drain: &Cancel
 }
 
 /// Gives the first interface its address, as soon as there is an interface.
-async fn set_guest_address(address: GuestAddress, state: watch::Sender<Part>) {
+async fn set_guest_address(address: GuestAddress, state: watch::Sender<Part>, looker: LookNow) {
     loop {
         match apply_guest_address(&address) {
             Ok(()) => {
+                looker.look_now();
                 state.send_replace(Part::Ok(format!("{}/{}", address.address, address.prefix_len)));
                 return;
             }

@@ -31,3 +31,5 @@ pub mod listeners;
 pub mod server;
 #[cfg(feature = "agent")]
 pub mod sys;
+#[cfg(feature = "agent")]
+pub mod throttle;

@@ -100,7 +100,11 @@ pub const PROCESS_COMMAND_BYTES: usize = 512;
 pub const CONFIG_FILE_BYTES: u64 = 256 * 1024;
 
 /// From SIGTERM to the end of the agent: running responses are completed within it.
-pub const DRAIN_TIME: Duration = Duration::from_secs(10);
+pub const DRAIN_TIME: Duration = Duration::from_secs(8);
+
+/// After that, for the agent's own tasks to end: the bridge resets its connections and lets its ports go. With the time that
+/// execs take to end, all is below the unit's TimeoutStopSec of 20 s.
+pub const STOP_TIME: Duration = Duration::from_secs(1);
 
 /// Response body that the client reads into memory, in bytes; above two exec outputs at their largest, which is all control
 /// characters (6 bytes each in JSON) and base64 beside it (a third more): 117 MiB.

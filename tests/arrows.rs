@@ -15,15 +15,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["api", "limits"]),
     ("cli", &["api", "limits", "client"]),
     ("facts", &[]),
+    ("throttle", &[]),
     ("sys", &["facts", "limits"]),
     ("config", &["api", "limits"]),
     ("listeners", &["api", "limits", "config", "facts", "sys"]),
-    ("bridge", &["api", "limits", "config", "facts", "sys", "listeners"]),
+    ("bridge", &["api", "limits", "config", "facts", "sys", "listeners", "throttle"]),
     ("exec", &["api", "limits", "facts", "sys"]),
     ("keys", &["limits", "sys"]),
     ("install", &["limits", "sys", "keys"]),
     ("health", &["api", "limits", "config", "listeners", "bridge", "keys"]),
-    ("server", &["api", "limits", "config", "sys", "listeners", "bridge", "exec", "keys", "health"]),
+    ("server", &["api", "limits", "config", "sys", "listeners", "bridge", "exec", "keys", "health", "throttle"]),
     ("agent", &["limits", "config", "sys", "listeners", "bridge", "exec", "keys", "health", "server"]),
 ];
 

@@ -23,3 +23,26 @@ pub fn choose_port_at_connect(socket: impl AsFd) -> io::Result<()> {
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    #[test]
+    fn bind_to_an_address_takes_no_port_before_the_connect() {
+        let bound_port = |late: bool| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            if late {
+                choose_port_at_connect(&socket).unwrap();
+            }
+            socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+            socket.local_addr().unwrap().as_socket().unwrap().port()
+        };
+        assert_eq!(bound_port(true), 0);
+        assert_ne!(bound_port(false), 0);
+    }
+}
