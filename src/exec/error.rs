@@ -94,6 +94,32 @@ pub enum ExecError {
         /// What it is instead, and what to do.
         why: String,
     },
+    /// A limit of no use.
+    #[error("`limits.{field}` cannot be kept: {why}")]
+    BadLimit {
+        /// Which one.
+        field: &'static str,
+        /// What it could be.
+        why: &'static str,
+    },
+    /// A limit that nothing in this guest can keep.
+    #[error(
+        "`limits.{field}` needs the cgroup2 controller {controller}, which execs of this guest do not have; leave it out, or see the health check `cgroup2` for why"
+    )]
+    LimitsUnsupported {
+        /// Which one.
+        field: &'static str,
+        /// What is missing.
+        controller: &'static str,
+    },
+    /// The kernel does not take a limit.
+    #[error("setting `limits.{field}` on the command's cgroup failed: {source}; try another value")]
+    LimitRefused {
+        /// Which one.
+        field: &'static str,
+        /// Why.
+        source: io::Error,
+    },
     /// No such program.
     #[error("program {program} was not found: {why}")]
     ProgramNotFound {
@@ -188,6 +214,8 @@ impl ExecError {
             }
             Self::BadEnvKey { .. } | Self::EnvTooLong { .. } => ErrorCode::BadEnv,
             Self::BadExecId { .. } | Self::StdinTwice | Self::BadBase64 { .. } => ErrorCode::InvalidField,
+            Self::BadLimit { .. } | Self::LimitRefused { .. } => ErrorCode::InvalidField,
+            Self::LimitsUnsupported { .. } => ErrorCode::LimitsUnsupported,
             Self::WorkingDirRelative { .. } | Self::BadWorkingDir { .. } => ErrorCode::BadWorkingDir,
             Self::ProgramNotFound { .. } => ErrorCode::ProgramNotFound,
             Self::NotExecutable { .. } => ErrorCode::NotExecutable,

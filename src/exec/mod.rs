@@ -23,14 +23,16 @@ mod execs;
 mod order;
 mod output;
 mod program;
+mod resources;
 mod session;
 mod sink;
 mod start;
 mod table;
+mod terminal;
 
 mod tree;
 
-pub use crate::sys::cgroup::{CgroupParent, CgroupUnavailable};
+pub use crate::sys::cgroup::{CgroupParent, CgroupUnavailable, Controller, Controllers, NoControllers};
 pub use error::ExecError;
 pub use execs::{ExecConfig, ExecStream, Execs};
 pub use table::ExecCounters;

@@ -163,6 +163,7 @@ impl Ready {
             stdin: child_stdin,
             stdout: child_stdout,
             stderr: child_stderr,
+            controlling_terminal: false,
         };
         let leader = launch.spawn().map_err(Failure::Launch)?;
         Ok(Launched { leader, output, stdin })
