@@ -22,7 +22,7 @@ use crate::{
     health::Part,
     limits,
     listeners::{OwnSockets, Watcher},
-    server::{self, Agent, Phase, UnixEndpoint, VsockEndpoint},
+    server::{self, Agent, Phase, Sockets, UnixEndpoint, VsockEndpoint},
     sys::rtnl,
 };
 
@@ -56,6 +56,8 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     let mut exec_config =
         ExecConfig { max_running: config.exec_max_running, cgroup: cgroup_parent, ..ExecConfig::default() };
     exec_config.base_env.extend(config.vm_id.clone().map(|id| ("VERS_VM_ID".to_owned(), id)));
+    let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+    let connections = TaskTracker::new();
     let agent = Arc::new(Agent {
         execs: Execs::new(exec_config),
         cgroup,
@@ -63,13 +65,12 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
         bridge: bridge_handle,
         vsock,
         guest_address,
+        sockets: Sockets::new(connections.clone(), drain.clone()),
         phase,
         config,
         problems,
     });
 
-    let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
-    let connections = TaskTracker::new();
     let tasks = TaskTracker::new();
     let router = server::router(Arc::clone(&agent));
     tasks.spawn(server::serve(unix, router.clone(), connections.clone(), drain.clone()));

@@ -148,3 +148,27 @@ pub const TOKEN_BYTES: usize = 8 * 1024;
 
 /// Body of an answer that is no success, in bytes: a sentence and a code.
 pub const CLIENT_ERROR_BODY_BYTES: usize = 64 * 1024;
+
+/// A message that a WebSocket's client may send, in bytes. Clients send what they read at once, which is at most 64 KiB.
+pub const WEBSOCKET_MESSAGE_BYTES: usize = 256 * 1024;
+
+/// Pings of a client that reads nothing, before it is closed; their answers wait in memory, 150 bytes each.
+pub const WEBSOCKET_PINGS: usize = 64;
+
+/// From our close of a WebSocket to the client's.
+pub const WEBSOCKET_CLOSE_TIME: Duration = Duration::from_secs(5);
+
+/// WebSockets on execs at once.
+pub const EXEC_SOCKETS: usize = 128;
+
+/// Messages of an exec's WebSocket that wait for the command to read its input, so that a resize behind them is seen.
+pub const EXEC_SOCKET_QUEUED_INPUT: usize = 8;
+
+/// Tunnels at once. Two descriptors each.
+pub const TUNNELS: usize = 128;
+
+/// Read at once from a tunnel's service and sent as one message, in bytes.
+pub const TUNNEL_CHUNK_BYTES: usize = 64 * 1024;
+
+/// For a service of this VM to accept a tunnel. One that does not has a full queue and is stuck.
+pub const TUNNEL_CONNECT_TIME: Duration = Duration::from_secs(5);

@@ -5,6 +5,7 @@ mod exec;
 mod listeners;
 mod metrics;
 mod system;
+mod tunnel;
 
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ pub fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/exec/stream", post(exec::stream))
         .route("/v1/listeners", get(listeners::list))
         .route("/v1/bridge", get(bridge::show).put(bridge::update))
+        .route("/v1/tunnel/{port}", get(tunnel::open))
         .route("/metrics", get(metrics::text))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
