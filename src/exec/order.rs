@@ -24,18 +24,26 @@ pub(super) struct Order {
     pub(super) working_dir: Option<String>,
     /// Name or number.
     pub(super) user: Option<String>,
-    /// None: `/dev/null`.
+    /// None, and not `stdin_open`: `/dev/null`.
     pub(super) stdin: Option<Vec<u8>>,
     /// None: no limit.
     pub(super) timeout: Option<Duration>,
     /// None: make one.
     pub(super) exec_id: Option<String>,
+    /// More input may come after `stdin`.
+    pub(super) stdin_open: bool,
 }
 
 impl TryFrom<ExecRequest> for Order {
     type Error = ExecError;
 
     fn try_from(request: ExecRequest) -> Result<Self, ExecError> {
+        if request.tty.is_some() {
+            return Err(ExecError::Unsupported { field: "tty" });
+        }
+        if request.limits.is_some() {
+            return Err(ExecError::Unsupported { field: "limits" });
+        }
         let program = match request.command.first() {
             Some(program) if !program.is_empty() => program.clone(),
             _ => return Err(ExecError::EmptyCommand),
@@ -67,6 +75,7 @@ impl TryFrom<ExecRequest> for Order {
             stdin,
             timeout: request.timeout_secs.filter(|secs| *secs > 0).map(Duration::from_secs),
             exec_id: request.exec_id,
+            stdin_open: request.stdin_open,
         })
     }
 }

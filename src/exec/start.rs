@@ -6,15 +6,14 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use tokio::net::unix::pipe::Sender;
-
 use super::accounts::{self, Account};
+use super::config::ExecConfig;
 use super::environment::{self, Variables};
 use super::error::{ExecError, shown};
-use super::execs::ExecConfig;
+use super::io::Io;
 use super::order::Order;
-use super::output::Output;
 use super::program::{Attempt, candidates};
+use super::record::Live;
 use super::tree::{Lingering, Tree};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::pidfd::{Pidfd, WatchedPidfd};
@@ -28,11 +27,10 @@ const BUSY_PAUSE: Duration = Duration::from_millis(10);
 /// A command that runs.
 #[derive(Debug)]
 pub(super) struct Started {
-    pub(super) leader: WatchedPidfd,
-    pub(super) tree: Tree,
-    pub(super) output: Output,
-    /// Where stdin goes, and what.
-    pub(super) stdin: Option<(Sender, Vec<u8>)>,
+    pub(super) live: Live,
+    pub(super) io: Io,
+    /// What the command is to read first.
+    pub(super) stdin: Option<Vec<u8>>,
     pub(super) at: Instant,
 }
 
@@ -84,8 +82,14 @@ struct Ready {
 /// Our ends of what was started.
 struct Launched {
     leader: Pidfd,
-    output: Output,
-    stdin: Option<Sender>,
+    io: Io,
+}
+
+/// The command's ends of its streams.
+struct Theirs {
+    stdin: Option<OwnedFd>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
 }
 
 enum Failure {
@@ -138,21 +142,7 @@ impl Ready {
             .map(Cgroup::join_handle)
             .transpose()
             .map_err(|source| Failure::Launch(LaunchError { stage: Stage::Cgroup, source }))?;
-        let pipe = || {
-            let ends = io::pipe().map(|(read, write)| (OwnedFd::from(read), OwnedFd::from(write)));
-            ends.map_err(|source| Failure::Launch(LaunchError { stage: Stage::Fork, source }))
-        };
-        let (stdout, child_stdout) = pipe()?;
-        let (stderr, child_stderr) = pipe()?;
-        let output = Output::new(stdout, stderr).map_err(other("watching its output"))?;
-        let (stdin, child_stdin) = match &self.order.stdin {
-            None => (None, None),
-            Some(_) => {
-                let (child, ours) = pipe()?;
-                let ours = Sender::from_owned_fd(ours).map_err(other("watching its stdin"))?;
-                (Some(ours), Some(child))
-            }
-        };
+        let (io, theirs) = self.streams()?;
         let launch = Launch {
             programs: strings(&self.candidates).map_err(other("reading PATH"))?,
             argv: self.order.argv.clone(),
@@ -160,12 +150,27 @@ impl Ready {
             directories: directories(&self.directories).map_err(other("reading its home"))?,
             credentials: self.credentials(),
             cgroup_procs,
-            stdin: child_stdin,
-            stdout: child_stdout,
-            stderr: child_stderr,
+            stdin: theirs.stdin,
+            stdout: theirs.stdout,
+            stderr: theirs.stderr,
         };
         let leader = launch.spawn().map_err(Failure::Launch)?;
-        Ok(Launched { leader, output, stdin })
+        Ok(Launched { leader, io })
+    }
+
+    /// Our ends and those of the command, by pipes.
+    fn streams(&self) -> Result<(Io, Theirs), Failure> {
+        let pipe = || {
+            let ends = io::pipe().map(|(read, write)| (OwnedFd::from(read), OwnedFd::from(write)));
+            ends.map_err(|source| Failure::Launch(LaunchError { stage: Stage::Fork, source }))
+        };
+        let (stdout, child_stdout) = pipe()?;
+        let (stderr, child_stderr) = pipe()?;
+        let wanted = self.order.stdin.is_some() || self.order.stdin_open;
+        let (child_stdin, stdin) = wanted.then(pipe).transpose()?.unzip();
+        let io = Io::pipes(stdout, stderr, stdin)
+            .map_err(|source| Failure::Other(ExecError::Start { what: "watching its streams", source }))?;
+        Ok((io, Theirs { stdin: child_stdin, stdout: child_stdout, stderr: child_stderr }))
     }
 
     /// None for an agent without privileges that runs a command as itself: it may not even set the groups that it has.
@@ -177,7 +182,7 @@ impl Ready {
 
     fn started(self, launched: Launched, cgroup: Option<Cgroup>) -> Result<Started, ExecError> {
         let at = Instant::now();
-        let Launched { leader, output, stdin } = launched;
+        let Launched { leader, io } = launched;
         let tree = cgroup.map_or(Tree::Session(leader.pid()), Tree::Cgroup);
         let leader = WatchedPidfd::new(leader).map_err(|(leader, source)| {
             // Nobody could tell when it ends, so it does not run.
@@ -185,7 +190,7 @@ impl Ready {
             let _ = leader.signal(libc::SIGKILL).and_then(|_| leader.wait());
             ExecError::Start { what: "watching it", source }
         })?;
-        Ok(Started { leader, tree, output, stdin: stdin.zip(self.order.stdin), at })
+        Ok(Started { live: Live { leader, tree }, io, stdin: self.order.stdin, at })
     }
 
     fn explain(&self, failure: Failure) -> ExecError {

@@ -21,6 +21,9 @@ use crate::sys::process::signal_group;
 /// Between two looks at a tree none of whose processes can be waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
+/// Looks for processes that a signal to all has not reached yet.
+const TELL_LOOKS: usize = 4;
+
 /// Between the looks at a cgroup whose last process is just ending.
 const ENDING_PAUSES_MS: [u64; 6] = [1, 2, 4, 8, 16, 32];
 
@@ -44,6 +47,28 @@ impl Tree {
         }
         ending.told.clear();
         ending.signal_until(libc::SIGKILL, Instant::now() + kill_time).await
+    }
+
+    /// Sends a signal to all of it, also to what comes to be meanwhile, as far as a few looks find it. Whether there was anybody.
+    ///
+    /// The leader must not be reaped before this returns.
+    pub(super) fn tell_all(&self, signal: i32) -> bool {
+        let mut told = HashSet::new();
+        for _ in 0..TELL_LOOKS {
+            let strangers: Vec<i32> = self.members().into_iter().filter(|pid| !told.contains(pid)).collect();
+            if strangers.is_empty() {
+                break;
+            }
+            for some in strangers.chunks(limits::EXEC_TREE_HANDLES) {
+                let opened: Vec<Pidfd> = some.iter().filter_map(|pid| Pidfd::open(*pid).ok()).collect();
+                let still = self.members();
+                for process in opened.into_iter().filter(|process| still.contains(&process.pid())) {
+                    tell(&process, signal);
+                    told.insert(process.pid());
+                }
+            }
+        }
+        !told.is_empty()
     }
 
     /// Kills all of it at one stroke, as far as the kernel offers that.

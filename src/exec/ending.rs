@@ -1,0 +1,46 @@
+//! How a command ended, as its readers are told.
+
+use std::time::Duration;
+
+use crate::api::{ExecExit, ExecUsage};
+use crate::sys::pidfd::Exit;
+
+/// Exit status that stands for a time-out, as of timeout(1).
+const TIMED_OUT: i32 = 124;
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ending {
+    pub(super) exit: Exit,
+    pub(super) timed_out: bool,
+    pub(super) duration: Duration,
+}
+
+impl From<Ending> for ExecExit {
+    fn from(ending: Ending) -> Self {
+        let (code, signal) = match ending.exit {
+            Exit::Code(code) => (code, None),
+            Exit::Signal(signal) => (128 + signal, Some(signal)),
+        };
+        Self {
+            exit_code: if ending.timed_out { TIMED_OUT } else { code },
+            signal,
+            timed_out: ending.timed_out,
+            oom_killed: false,
+            duration_ms: u64::try_from(ending.duration.as_millis()).unwrap_or(u64::MAX),
+            usage: ExecUsage::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_out_is_124_however_the_command_took_it() {
+        let code = |exit, timed_out| ExecExit::from(Ending { exit, timed_out, duration: Duration::ZERO }).exit_code;
+        assert_eq!((code(Exit::Code(0), true), code(Exit::Signal(15), true)), (124, 124));
+        assert_eq!((code(Exit::Signal(9), false), code(Exit::Code(7), false)), (137, 7));
+    }
+}
