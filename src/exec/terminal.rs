@@ -12,6 +12,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use bytes::BytesMut;
+
 use crate::api::TtySize;
 use crate::sys::process::pending;
 use crate::sys::pty::{self, InputMode, Master, Size};
@@ -19,6 +21,9 @@ use crate::sys::pty::{self, InputMode, Master, Size};
 /// TERM of a command on a terminal, unless a layer of its environment says otherwise: what the terminals of this decade answer to,
 /// and every terminfo database knows.
 pub(super) const TERM: &str = "xterm-256color";
+
+/// What the kernel holds ready for one read of a terminal (N_TTY_BUF_SIZE).
+const KERNEL_BUFFER_BYTES: usize = 4096;
 
 impl From<TtySize> for Size {
     fn from(TtySize { rows, cols }: TtySize) -> Self {
@@ -49,9 +54,12 @@ impl Terminal {
         self.0.readable().await
     }
 
-    /// Appends output as far as there is room; 0 is its end.
-    pub(super) fn try_read_buf(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        self.0.try_read_buf(buffer)
+    /// Appends output; 0 is its end.
+    pub(super) fn try_read_buf(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        let mut page = [0; KERNEL_BUFFER_BYTES];
+        let count = self.0.try_read(&mut page)?;
+        buffer.extend_from_slice(&page[..count]);
+        Ok(count)
     }
 
     /// Bytes of output that wait. What the kernel is still carrying over is not counted.
@@ -66,8 +74,8 @@ impl Terminal {
     }
 
     /// The process group in the foreground: who gets what is meant for the command that the user looks at.
-    pub(super) fn foreground_group(&self) -> Option<i32> {
-        self.0.foreground_group().ok().flatten()
+    pub(super) fn foreground_group(&self, session: i32) -> Option<i32> {
+        self.0.foreground_group(session).ok().flatten()
     }
 
     /// What types on it. One at a time: it knows where on the line it is.

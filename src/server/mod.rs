@@ -8,6 +8,7 @@ mod auth;
 mod body;
 mod error;
 mod listen;
+mod query;
 mod report;
 mod routes;
 mod websocket;

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::sys::stat::{Mode, fchmod};
-use nix::unistd::{Gid, Uid, fchown};
+use nix::unistd::{Gid, Pid, Uid, fchown, getsid};
 use tokio::io::unix::AsyncFd;
 
 /// Size in characters; the kernel has one in pixels too, which nothing here knows.
@@ -91,25 +91,20 @@ impl Master {
     /// # Errors
     /// Where the runtime shuts down.
     pub async fn readable(&self) -> io::Result<()> {
-        // The readiness is kept: try_read_buf clears it where the kernel says that there is nothing.
+        // The readiness is kept: try_read clears it where the kernel says that there is nothing.
         self.0.readable().await.map(|mut ready| ready.retain_ready())
     }
 
-    /// Appends what is there, as far as there is room; 0 is the end: nobody has the terminal open any more.
+    /// Takes what is there; 0 is the end: nobody has the terminal open any more.
     ///
     /// # Errors
     /// `WouldBlock` where there is nothing yet.
-    pub fn try_read_buf(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        let before = buffer.len();
-        buffer.resize(buffer.capacity(), 0);
-        let read = self.0.try_io(tokio::io::Interest::READABLE, |mut master| master.read(&mut buffer[before..]));
-        let read = match read {
-            // How a master says that the last slave was closed (tty(4) of other systems: end of file).
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.try_io(tokio::io::Interest::READABLE, |mut master| master.read(buffer)) {
+            // How a master says that the last slave was closed.
             Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(0),
             other => other,
-        };
-        buffer.truncate(before + read.as_ref().copied().unwrap_or(0));
-        read
+        }
     }
 
     /// Returns when there may be room for input.
@@ -155,15 +150,21 @@ impl Master {
         Ok(InputMode { lines: termios.c_lflag & libc::ICANON != 0, end })
     }
 
-    /// The process group in the foreground, if there is one in this pid namespace.
+    /// The process group in the foreground, if there is one and it belongs to this session: the kernel goes on naming a group
+    /// that has ended, whose number may be another's by now.
     ///
     /// # Errors
     /// `ENOTTY` where it is nobody's controlling terminal.
-    pub fn foreground_group(&self) -> io::Result<Option<i32>> {
+    pub fn foreground_group(&self, session: i32) -> io::Result<Option<i32>> {
         let mut group: libc::pid_t = 0;
         // SAFETY: TIOCGPGRP writes one pid_t; on a master it is about its slave.
         check(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCGPGRP, &raw mut group) })?;
-        Ok(Some(group).filter(|group| *group > 0))
+        let belongs = |group: &i32| match getsid(Some(Pid::from_raw(*group))) {
+            Ok(found) => found.as_raw() == session,
+            // Its leader has ended. The number is not given to another process while the group has members.
+            Err(_) => true,
+        };
+        Ok(Some(group).filter(|group| *group > 0).filter(belongs))
     }
 }
 
@@ -191,9 +192,9 @@ mod tests {
     async fn read(master: &Master) -> Vec<u8> {
         loop {
             master.readable().await.unwrap();
-            let mut bytes = Vec::with_capacity(64);
-            match master.try_read_buf(&mut bytes) {
-                Ok(_) => return bytes,
+            let mut bytes = [0; 64];
+            match master.try_read(&mut bytes) {
+                Ok(count) => return bytes[..count].to_vec(),
                 Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
             }
         }
@@ -222,7 +223,7 @@ mod tests {
     #[tokio::test]
     async fn a_terminal_without_output_would_block() {
         let (master, _slave) = open(SIZE).unwrap();
-        let error = master.try_read_buf(&mut Vec::with_capacity(1)).unwrap_err();
+        let error = master.try_read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 
