@@ -19,6 +19,7 @@ use crate::{
     bridge::{Bridge, Settings},
     config::{Config, GuestAddress, Problem},
     exec::{CgroupParent, ExecConfig, Execs},
+    files::Trees,
     health::Part,
     limits,
     listeners::{OwnSockets, Watcher},
@@ -64,6 +65,7 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     exec_config.base_env.extend(config.vm_id.clone().map(|id| ("VERS_VM_ID".to_owned(), id)));
     let agent = Arc::new(Agent {
         execs: Execs::new(exec_config),
+        trees: Trees::default(),
         cgroup,
         observations: watcher.observations(),
         bridge: bridge_handle,

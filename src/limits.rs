@@ -169,9 +169,6 @@ pub const TREE_STALL_TIME: Duration = Duration::from_secs(120);
 /// Entries in one answer of a directory's listing; the next page begins `after` its last name.
 pub const FILE_LIST_ENTRIES: usize = 1000;
 
-/// Names in a directory that can be listed: sorting them needs all of them, about 64 MiB then. Above it, `find` is the tool.
-pub const FILE_LIST_NAMES: usize = 1_000_000;
-
 /// A path, in bytes with its end (PATH_MAX of Linux).
 pub const PATH_BYTES: usize = 4096;
 
@@ -197,3 +194,6 @@ pub const TAR_SEGMENTS: usize = 65_536;
 
 /// Padding after the end of a tar stream that is read and thrown away, in bytes. GNU tar pads to 10 KiB, or as asked.
 pub const TAR_PADDING_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Time for which the rest of a body is still read when its request was answered before its end, so that the answer is not lost.
+pub const REQUEST_DISCARD_TIME: Duration = Duration::from_secs(2);

@@ -58,10 +58,7 @@ struct Level {
     device: u64,
 }
 
-fn run<W: Write>(
-    output: W,
-    work: impl FnOnce(&mut Packer<W>) -> Result<(), ArchiveError>,
-) -> Result<(), ArchiveError> {
+fn run<W: Write>(output: W, work: impl FnOnce(&mut Packer<W>) -> Result<(), ArchiveError>) -> Result<(), ArchiveError> {
     let buffer = vec![0; limits::FILE_CHUNK_BYTES];
     let mut packer = Packer { writer: Writer::new(output), links: HashMap::new(), buffer, between: true };
     match work(&mut packer) {

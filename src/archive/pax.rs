@@ -82,7 +82,11 @@ pub(super) fn time(text: &[u8]) -> Option<(i64, u32)> {
     let mut digits = fraction.bytes().chain(std::iter::repeat(b'0')).take(9);
     let nanos = digits.try_fold(0_u32, |nanos, digit| nanos.checked_mul(10)?.checked_add(u32::from(digit - b'0')))?;
     // Before 1970 the fraction counts away from zero: -1.25 is 0.75 s after -2.
-    if whole.starts_with('-') && nanos > 0 { Some((secs.checked_sub(1)?, 1_000_000_000 - nanos)) } else { Some((secs, nanos)) }
+    if whole.starts_with('-') && nanos > 0 {
+        Some((secs.checked_sub(1)?, 1_000_000_000 - nanos))
+    } else {
+        Some((secs, nanos))
+    }
 }
 
 /// The text of such a time.

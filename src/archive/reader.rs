@@ -262,7 +262,9 @@ impl Extended {
                 b"GNU.sparse.map" => {
                     self.sparse_map = Some(sparse::from_record(value).ok_or("the map of a sparse file is malformed")?);
                 }
-                b"GNU.sparse.offset" => return Err("sparse files of GNU's format 0.0 are not known; use --sparse-version=1.0"),
+                b"GNU.sparse.offset" => {
+                    return Err("sparse files of GNU's format 0.0 are not known; use --sparse-version=1.0");
+                }
                 _ => {
                     if let Some(name) = key.strip_prefix(pax::XATTR.as_bytes()) {
                         self.xattrs.push(Xattr { name: pax::decode_name(name), value: value.to_vec() });

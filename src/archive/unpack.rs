@@ -126,7 +126,11 @@ impl Unpacker<'_> {
         }
         self.set_xattrs(&dir, &entry.path, &entry.xattrs)?;
         if self.pending.len() >= limits::TREE_DEPTH {
-            return Err(ArchiveError::Limit { entry: entry.path.clone(), what: "its depth", limit: limits::TREE_DEPTH });
+            return Err(ArchiveError::Limit {
+                entry: entry.path.clone(),
+                what: "its depth",
+                limit: limits::TREE_DEPTH,
+            });
         }
         self.pending.push(Pending { path, dir, mode: self.mode(entry), mtime: entry.mtime });
         Ok(())

@@ -94,7 +94,8 @@ fn records(entry: &Entry) -> Vec<u8> {
     if path.len() > 100 {
         record("path", &path);
     }
-    if let Some(target) = target(entry).map(|target| target.as_os_str().as_bytes()).filter(|target| target.len() > 100) {
+    if let Some(target) = target(entry).map(|target| target.as_os_str().as_bytes()).filter(|target| target.len() > 100)
+    {
         record("linkpath", target);
     }
     for (key, id) in [("uid", entry.uid), ("gid", entry.gid)] {

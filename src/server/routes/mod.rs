@@ -2,9 +2,11 @@
 
 mod bridge;
 mod exec;
+mod files;
 mod listeners;
 mod metrics;
 mod system;
+mod tree;
 
 use std::sync::Arc;
 
@@ -26,6 +28,8 @@ pub fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/info", get(system::info))
         .route("/v1/exec", post(exec::run))
         .route("/v1/exec/stream", post(exec::stream))
+        .route("/v1/files", get(files::get).put(files::put).delete(files::delete))
+        .route("/v1/tree", get(tree::get).put(tree::put))
         .route("/v1/listeners", get(listeners::list))
         .route("/v1/bridge", get(bridge::show).put(bridge::update))
         .route("/metrics", get(metrics::text))

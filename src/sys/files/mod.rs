@@ -21,9 +21,7 @@ use nix::{
     errno::Errno,
     fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat, renameat},
     sys::{
-        stat::{
-            FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, fstatat, futimens, mkdirat, mknodat, utimensat,
-        },
+        stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, fstatat, futimens, mkdirat, mknodat, utimensat},
         statfs::fstatfs,
         time::TimeSpec,
     },
@@ -131,9 +129,9 @@ impl Dir {
     /// The directory `relative` to this one: below it, and no component of the path a link.
     pub fn below(&self, relative: &Path) -> io::Result<Self> {
         let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
-        let how = OpenHow::new()
-            .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        let how = OpenHow::new().flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).resolve(
+            ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+        );
         let mut tries = 1;
         loop {
             match openat2(&self.0, relative, how) {
@@ -271,8 +269,20 @@ impl Dir {
     pub fn is_pseudo(&self) -> io::Result<bool> {
         /// `PROC_SUPER_MAGIC` and its like, of linux/magic.h.
         const PSEUDO: [i64; 14] = [
-            0x9fa0, 0x6265_6572, 0x1cd1, 0x0027_e0eb, 0x6367_7270, 0x6462_6720, 0x7472_6163, 0x7363_6673, 0xcafe_4a11,
-            0x6165_676c, 0x1980_0202, 0x6265_6570, 0x4249_4e4d, 0xde5e_81e4,
+            0x9fa0,
+            0x6265_6572,
+            0x1cd1,
+            0x0027_e0eb,
+            0x6367_7270,
+            0x6462_6720,
+            0x7472_6163,
+            0x7363_6673,
+            0xcafe_4a11,
+            0x6165_676c,
+            0x1980_0202,
+            0x6265_6570,
+            0x4249_4e4d,
+            0xde5e_81e4,
         ];
         let kind = i64::from(fstatfs(&self.0)?.filesystem_type().0) & 0xffff_ffff;
         Ok(PSEUDO.contains(&kind))
