@@ -19,6 +19,7 @@ use crate::{
     bridge::{Bridge, Settings},
     config::{Config, GuestAddress, Problem},
     exec::{CgroupParent, ExecConfig, Execs},
+    files::Trees,
     health::Part,
     limits,
     listeners::{LookNow, OwnSockets, Watcher},
@@ -64,6 +65,7 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     let connections = TaskTracker::new();
     let agent = Arc::new(Agent {
         execs: Execs::new(exec_config),
+        trees: Trees::default(),
         cgroup,
         observations: watcher.observations(),
         bridge: bridge_handle,

@@ -17,6 +17,7 @@ use crate::{
     bridge::BridgeHandle,
     config::{Config, Problem},
     exec::Execs,
+    files::Trees,
     health::{self, Part},
     keys,
     listeners::{self, Observation, Policy},
@@ -31,6 +32,8 @@ pub struct Agent {
     pub problems: Vec<Problem>,
     /// Execs.
     pub execs: Execs,
+    /// Places for transfers of trees.
+    pub trees: Trees,
     /// Where execs get their cgroups, or why they get none.
     pub cgroup: Part,
     /// Latest look at the listeners.
