@@ -197,6 +197,13 @@ pub struct AttachRequest {
     pub from_latest: bool,
 }
 
+/// Answer of `POST /v1/exec/{id}/stdin`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StdinAccepted {
+    /// Bytes that calls like this one have given to the exec so far; the `offset` of what follows.
+    pub accepted: u64,
+}
+
 /// Body of `POST /v1/exec/{id}/signal`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

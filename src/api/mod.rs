@@ -16,7 +16,7 @@ pub use channel::{Channel, ChannelStatus, SUBPROTOCOL};
 pub use error::{ErrorBody, ErrorCode};
 pub use exec::{
     AttachRequest, ExecExit, ExecLimits, ExecRequest, ExecResult, ExecState, ExecStatus, ExecUsage, LogEntry, Logs,
-    OutputStream, SignalRequest, SignalTarget, StreamFrame, TtySize,
+    OutputStream, SignalRequest, SignalTarget, StdinAccepted, StreamFrame, TtySize,
 };
 pub use health::{Check, CheckState, Health, Status};
 pub use info::{BootTimings, Identity, Info};
