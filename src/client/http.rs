@@ -117,19 +117,16 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    async fn open(stream: Box<dyn Duplex>) -> hyper::Result<Self> {
+    /// Speaks HTTP on a stream.
+    pub(super) async fn open(stream: Box<dyn Duplex>) -> hyper::Result<Self> {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        Ok(Self::of(sender, connection))
-    }
-
-    /// Of the two sides that hyper gives.
-    pub(super) fn of(sender: SendRequest<Body>, connection: http1::Connection<TokioIo<Box<dyn Duplex>>, Body>) -> Self {
         // Its error reaches the caller through the response.
-        let io = Io(Some(Box::pin(connection.map(drop))));
-        Self { sender, io }
+        let io = Io(Some(Box::pin(connection.with_upgrades().map(drop))));
+        Ok(Self { sender, io })
     }
 
-    async fn exchange(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
+    /// Sends the request and waits for the head of its answer.
+    pub(super) async fn exchange(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
         let response = self.sender.send_request(request);
         self.io.drive(response).await
     }

@@ -1,34 +1,29 @@
 //! A WebSocket to guestd whose messages are one byte of channel and a payload.
 //!
-//! Owns the HTTP upgrade, over any endpoint, and the channels' byte. Message framing, masks, pings and closes are tungstenite's.
-//! Its masks come from a generator that a clone of this process would share; they hide nothing (RFC 6455, 10.3, is about proxies),
-//! so that this does no harm.
-
-use std::future::poll_fn;
-use std::pin::Pin;
+//! Owns the HTTP upgrade, over any endpoint, and the channels' byte. Message framing, masks (from the kernel, each), pings and closes
+//! are tokio-websockets'.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
-use hyper::client::conn::http1;
+use hyper::StatusCode;
 use hyper::header::{
-    CONNECTION, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use hyper::{Response, StatusCode};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
+use tokio_websockets::{ClientBuilder, Limits, Message, WebSocketStream};
 
 use crate::api::{Channel, SUBPROTOCOL};
 use crate::limits;
 
-use super::connect::{Duplex, connect};
+use super::connect::connect;
 use super::http::{Connection, Question, Reply};
 use super::{Call, Client, ClientError};
 
-type Stream = WebSocketStream<Box<dyn Duplex>>;
+type Stream = WebSocketStream<TokioIo<Upgraded>>;
 
 /// The sending side.
 #[derive(Debug)]
@@ -44,12 +39,12 @@ impl Sender {
         let mut message = BytesMut::with_capacity(payload.len() + 1);
         message.put_u8(channel as u8);
         message.put_slice(payload);
-        self.0.send(Message::Binary(message.freeze())).await.map_err(|error| error.to_string())
+        self.0.send(Message::binary(message)).await.map_err(|error| error.to_string())
     }
 
     /// Says the end of the whole connection. It is a courtesy: whoever reads has taken all that counts.
     pub(super) async fn close(&mut self) {
-        let _ = self.0.close().await;
+        let _ = self.0.send(Message::close(None, "")).await;
     }
 }
 
@@ -58,13 +53,17 @@ impl Receiver {
     /// ended otherwise.
     pub(super) async fn next(&mut self) -> Result<Option<(u8, Bytes)>, String> {
         loop {
-            let mut message = match self.0.next().await {
-                None | Some(Ok(Message::Close(_))) => return Ok(None),
+            let message = match self.0.next().await {
+                None => return Ok(None),
                 Some(Err(error)) => return Err(error.to_string()),
-                Some(Ok(Message::Binary(message))) => message,
-                // Pings are answered by tungstenite. Texts are of no version of this protocol that we speak.
-                Some(Ok(_)) => continue,
+                Some(Ok(message)) if message.is_close() => return Ok(None),
+                Some(Ok(message)) => message,
             };
+            // Pings are answered by the library. Texts are of no version of this protocol that we speak.
+            if !message.is_binary() {
+                continue;
+            }
+            let mut message = Bytes::from(message.into_payload());
             if !message.is_empty() {
                 let channel = message.split_to(1)[0];
                 return Ok(Some((channel, message)));
@@ -90,46 +89,32 @@ impl Client {
         let stream = connect(self.endpoint(), self.timeouts().connect).await?;
         let patience = Some(self.timeouts().answer);
         let exchange = async {
-            let (mut sender, mut connection) = http1::handshake(TokioIo::new(stream)).await?;
-            let mut response = std::pin::pin!(sender.send_request(request));
-            let mut done = false;
-            let response = poll_fn(|context| {
-                // Its error reaches us through the response.
-                done = done || connection.poll_without_shutdown(context).is_ready();
-                response.as_mut().poll(context)
-            })
-            .await?;
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS && !done {
-                poll_fn(|context| Pin::new(&mut connection).poll_without_shutdown(context)).await?;
-            }
-            Ok((response, sender, connection))
+            let mut connection = Connection::open(stream).await?;
+            let response = connection.exchange(request).await?;
+            Ok((response, connection))
         };
         let exchanged = self.within(call, patience, exchange).await?;
-        let (response, sender, connection) = exchanged.map_err(|error| self.broken(call, error))?;
+        let (mut response, mut connection) = exchanged.map_err(|error| self.broken(call, error))?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let (head, body) = response.into_parts();
-            let connection = Connection::of(sender, connection);
             let reply = Reply { status: head.status, headers: head.headers, body, connection };
             return Err(match reply.status.is_success() {
                 true => self.foreign(call, format!("status {} and no WebSocket", reply.status)),
                 false => self.failure(call, reply).await,
             });
         }
-        if !speaks_ours(&response) {
+        if !speaks_ours(response.headers()) {
             return Err(self.foreign(call, format!("the WebSocket is not of the protocol {SUBPROTOCOL}")));
         }
-        let parts = connection.into_parts();
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(limits::CLIENT_MESSAGE_BYTES))
-            .max_frame_size(Some(limits::CLIENT_MESSAGE_BYTES));
-        let (io, early) = (parts.io.into_inner(), parts.read_buf.to_vec());
-        let socket = WebSocketStream::from_partially_read(io, early, Role::Client, Some(config)).await;
-        let (sender, receiver) = socket.split();
+        let upgraded = connection.drive(hyper::upgrade::on(&mut response));
+        let upgraded = self.within(call, patience, upgraded).await?.map_err(|error| self.broken(call, error))?;
+        let limit = Limits::default().max_payload_len(Some(limits::CLIENT_MESSAGE_BYTES));
+        let (sender, receiver) = ClientBuilder::new().limits(limit).take_over(TokioIo::new(upgraded)).split();
         Ok((Sender(sender), Receiver(receiver)))
     }
 }
 
 /// Did guestd take the subprotocol? That says more than Sec-WebSocket-Accept, which says that it knows WebSockets at all.
-fn speaks_ours<T>(response: &Response<T>) -> bool {
-    response.headers().get(SEC_WEBSOCKET_PROTOCOL).is_some_and(|protocol| protocol == SUBPROTOCOL)
+fn speaks_ours(headers: &HeaderMap) -> bool {
+    headers.get(SEC_WEBSOCKET_PROTOCOL).is_some_and(|protocol| protocol == SUBPROTOCOL)
 }
