@@ -22,7 +22,7 @@ use crate::{
     health::Part,
     limits,
     listeners::{OwnSockets, Watcher},
-    server::{self, Agent, Phase, UnixEndpoint, VsockEndpoint},
+    server::{self, Agent, Phase, Sockets, UnixEndpoint, VsockEndpoint},
     sys::rtnl,
 };
 
@@ -50,18 +50,14 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
         routable_ports: config.routable_ports.clone(),
     };
     let (bridge, bridge_handle) = Bridge::new(settings, own);
-    let (cgroup_parent, cgroup) = match CgroupParent::detect() {
-        Ok(parent) => {
-            let found = format!("one for each exec under {}", parent.path().display());
-            (Some(parent), Part::Ok(found))
-        }
-        Err(why) => (None, Part::Failed(format!("{why}; execs are killed by process group, which setsid escapes"))),
-    };
+    let (cgroup_parent, cgroup) = exec_cgroups();
     let (vsock_state, vsock) = watch::channel(Part::Off("`vsock.enabled` is false".to_owned()));
     let (address_state, guest_address) = watch::channel(Part::Off("`ip6` is not set".to_owned()));
     let mut exec_config =
         ExecConfig { max_running: config.exec_max_running, cgroup: cgroup_parent, ..ExecConfig::default() };
     exec_config.base_env.extend(config.vm_id.clone().map(|id| ("VERS_VM_ID".to_owned(), id)));
+    let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+    let connections = TaskTracker::new();
     let agent = Arc::new(Agent {
         execs: Execs::new(exec_config),
         cgroup,
@@ -69,13 +65,12 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
         bridge: bridge_handle,
         vsock,
         guest_address,
+        sockets: Sockets::new(connections.clone(), drain.clone()),
         phase,
         config,
         problems,
     });
 
-    let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
-    let connections = TaskTracker::new();
     let tasks = TaskTracker::new();
     let router = server::router(Arc::clone(&agent));
     tasks.spawn(server::serve(unix, router.clone(), connections.clone(), drain.clone()));
@@ -120,6 +115,25 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     tasks.wait().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Where execs get their cgroups, with which controllers, and what is to be said of it. Controllers that are missing are no fault:
+/// only limits on execs need them, and say so.
+fn exec_cgroups() -> (Option<CgroupParent>, Part) {
+    let mut parent = match CgroupParent::detect() {
+        Ok(parent) => parent,
+        Err(why) => {
+            return (None, Part::Failed(format!("{why}; execs are killed by process group, which setsid escapes")));
+        }
+    };
+    let missing = parent.enable_controllers().err().map(|why| format!("; no limits beyond these: {why}"));
+    let have = match parent.controllers() {
+        none if none.is_empty() => "no controllers".to_owned(),
+        some => format!("controllers {some}"),
+    };
+    let path = parent.path().display();
+    let found = format!("one for each exec under {path}, with {have}{}", missing.unwrap_or_default());
+    (Some(parent), Part::Ok(found))
 }
 
 /// Waits for running responses; at the deadline the execs that they wait for are ended, so that each still gets its exit.

@@ -59,7 +59,8 @@ fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::NulByte
         | ErrorCode::BadEnv
         | ErrorCode::BadWorkingDir
-        | ErrorCode::UserNotFound => StatusCode::UNPROCESSABLE_ENTITY,
+        | ErrorCode::UserNotFound
+        | ErrorCode::LimitsUnsupported => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::LimitReached => StatusCode::TOO_MANY_REQUESTS,
         ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::Internal | ErrorCode::Unknown => StatusCode::INTERNAL_SERVER_ERROR,

@@ -4,6 +4,7 @@ pub mod cgroup;
 mod netlink;
 pub mod pidfd;
 pub mod process;
+pub mod pty;
 pub mod root_dir;
 pub mod rtnl;
 pub mod sock_diag;

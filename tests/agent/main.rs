@@ -7,5 +7,7 @@ mod drain;
 mod exec;
 mod peers;
 mod reports;
+mod socket;
 #[path = "../support/mod.rs"]
 mod support;
+mod tunnel;
