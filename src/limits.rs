@@ -197,6 +197,28 @@ pub const TOKEN_BYTES: usize = 8 * 1024;
 /// Body of an answer that is no success, in bytes: a sentence and a code.
 pub const CLIENT_ERROR_BODY_BYTES: usize = 64 * 1024;
 
+/// For how long a client that lost an exec's connection tries to attach again. A restart of the agent or a resume of the VM takes
+/// less; longer, and whoever waits should be told.
+pub const CLIENT_REATTACH_TIME: Duration = Duration::from_secs(5);
+
+/// One wait for the end of an exec; then it is asked again, so that a connection that died silently is noticed.
+pub const CLIENT_WAIT_TIME: Duration = Duration::from_secs(30);
+
+/// Standard input that a client keeps, in bytes, to send it again should the connection be lost.
+pub const CLIENT_STDIN_KEPT_BYTES: usize = 1024 * 1024;
+
+/// Bytes that a client reads from its standard input, or a tunnel's socket, and sends at once.
+pub const CLIENT_READ_BYTES: usize = 32 * 1024;
+
+/// WebSocket message that a client accepts, in bytes; the agent's are `EXEC_CHUNK_BYTES` and a byte of channel.
+pub const CLIENT_MESSAGE_BYTES: usize = 1024 * 1024;
+
+/// Chunks between the parts of guestctl: what was read and not yet sent, or received and not yet written.
+pub const CLIENT_QUEUED_CHUNKS: usize = 8;
+
+/// Connections through one `guestctl tunnel` at once; more wait to be accepted.
+pub const CLIENT_TUNNEL_CONNECTIONS: usize = 128;
+
 /// A message that a WebSocket's client may send, in bytes. Clients send what they read at once, which is at most 64 KiB.
 pub const WEBSOCKET_MESSAGE_BYTES: usize = 256 * 1024;
 
