@@ -4,6 +4,7 @@
 //! made by `just image` and installed by `./dev`; what is missing fails the test with a sentence that says so.
 
 mod degraded;
+mod exec;
 mod golden_path;
 mod harness;
 mod lifecycle;
