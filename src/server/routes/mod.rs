@@ -11,6 +11,7 @@ mod metrics;
 mod system;
 mod tunnel;
 mod tree;
+mod ws;
 
 use std::sync::Arc;
 
@@ -37,6 +38,7 @@ pub fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/exec/{id}/signal", post(exec_control::signal))
         .route("/v1/exec/{id}/stdin", post(exec_control::stdin))
         .route("/v1/exec/{id}/resize", post(exec_control::resize))
+        .route("/v1/exec/{id}/ws", get(ws::open))
         .route("/v1/logs", get(logs::list))
         .route("/v1/files", get(files::get).put(files::put).delete(files::delete))
         .route("/v1/tree", get(tree::get).put(tree::put))
