@@ -6,6 +6,7 @@ use crate::api::ErrorCode;
 use crate::client::{ClientError, EndpointError, TokenError, advice_for};
 use crate::limits;
 
+use super::cp::CopyFailure;
 use super::text::escape;
 
 /// Exit codes that are guestctl's own.
@@ -37,6 +38,7 @@ pub(super) enum Failure {
     Client(#[from] ClientError),
     Endpoint(#[source] EndpointError),
     Token(#[from] TokenError),
+    Copy(#[from] CopyFailure),
     /// A command that has no output in JSON.
     NoJson(&'static str),
     Stdin(#[source] io::Error),
@@ -77,6 +79,7 @@ impl Failure {
             Self::Client(ClientError::Api { body, .. }) => exit_code_of(body.code),
             Self::Exec { code, .. } => exit_code_of(*code),
             Self::Endpoint(_) | Self::NoJson(_) => exit::USAGE,
+            Self::Copy(failure) if failure.is_usage() => exit::USAGE,
             Self::ExecTimedOut { .. } => exit::TIMED_OUT,
             Self::StdoutClosed => exit::BROKEN_PIPE,
             _ => exit::FAILURE,
@@ -97,6 +100,7 @@ impl Failure {
             Self::Client(error) => error.cause(),
             Self::Endpoint(error) => format!("GUESTD_VM cannot be used: {error}"),
             Self::Token(error) => error.to_string(),
+            Self::Copy(failure) => failure.cause(),
             Self::NoJson(command) => format!("{command} has no output in JSON"),
             Self::Stdin(error) => format!("cannot read standard input: {error}"),
             Self::StdinTooLarge => {
@@ -132,6 +136,7 @@ impl Failure {
             Self::Client(error) => error.advice().into_owned(),
             Self::Endpoint(_) => "set GUESTD_VM to an endpoint, unset it, or give --vm".into(),
             Self::Token(_) => "give --token-file a file that holds the VM's token and nothing else".into(),
+            Self::Copy(failure) => failure.advice().into(),
             Self::NoJson(_) => "leave out --json".into(),
             Self::Stdin(_) => "leave out -i, or check what standard input is".into(),
             Self::StdinTooLarge => "pass less at once, or let the command fetch it".into(),

@@ -6,6 +6,7 @@
 
 mod args;
 mod bridge;
+mod cp;
 mod exec;
 mod failure;
 mod health;
@@ -72,6 +73,7 @@ async fn dispatch(client: &Client, command: Command, output: Output) -> Result<u
             Ok(exit::OK)
         }
         Command::Exec(exec) => exec::run(client, exec, output).await,
+        Command::Cp(copy) => cp::run(client, copy, output).await,
         Command::Ports { all } => ports::run(client, all, output).await,
         Command::Bridge { action } => bridge::run(client, action, output).await,
         Command::Metrics if output.json => Err(Failure::NoJson("metrics")),

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::api::{Bridge, BridgeUpdate, ExecRequest, ExecResult, Health, Info, Listener};
 use crate::limits;
 
-use super::http::Reply;
+use super::http::{Question, Reply};
 use super::{Call, ClientError, Endpoint, ExecStream, Token};
 
 /// How long a client waits before it gives up.
@@ -102,7 +102,7 @@ impl Client {
     pub async fn set_bridge(&self, update: &BridgeUpdate) -> Result<Bridge, ClientError> {
         let call = Call::put("/v1/bridge");
         let patience = Some(self.timeouts.answer);
-        let reply = self.send(call, self.json(call, update)?, patience).await?;
+        let reply = self.send(self.json(call, update)?, patience).await?;
         self.parsed(call, reply, patience).await
     }
 
@@ -121,7 +121,7 @@ impl Client {
     pub async fn exec(&self, request: &ExecRequest) -> Result<ExecResult, ClientError> {
         let call = Call::post("/v1/exec");
         let patience = self.exec_patience(request);
-        let reply = self.send(call, self.json(call, request)?, patience).await?;
+        let reply = self.send(self.json(call, request)?, patience).await?;
         self.parsed(call, reply, patience).await
     }
 
@@ -129,7 +129,7 @@ impl Client {
     pub async fn exec_stream(&self, request: &ExecRequest) -> Result<ExecStream, ClientError> {
         let call = Call::post("/v1/exec/stream");
         let body = self.json(call, request)?;
-        let reply = self.send(call, body, Some(self.timeouts.answer)).await?;
+        let reply = self.send(body, Some(self.timeouts.answer)).await?;
         let reply = self.succeed(call, reply).await?;
         let patience = self.exec_patience(request);
         Ok(ExecStream::new(self, call, reply, patience))
@@ -143,8 +143,7 @@ impl Client {
     }
 
     async fn ask(&self, call: Call) -> Result<Reply, ClientError> {
-        let patience = Some(self.timeouts.answer);
-        self.send(call, Bytes::new(), patience).await
+        self.send(Question::new(call), Some(self.timeouts.answer)).await
     }
 
     async fn get<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
@@ -152,11 +151,13 @@ impl Client {
         self.parsed(call, reply, Some(self.timeouts.answer)).await
     }
 
-    async fn succeed(&self, call: Call, reply: Reply) -> Result<Reply, ClientError> {
-        if reply.status == StatusCode::OK { Ok(reply) } else { Err(self.failure(call, reply).await) }
+    /// The reply, where it is a success.
+    pub(super) async fn succeed(&self, call: Call, reply: Reply) -> Result<Reply, ClientError> {
+        if reply.status.is_success() { Ok(reply) } else { Err(self.failure(call, reply).await) }
     }
 
-    async fn parsed<T: DeserializeOwned>(
+    /// The JSON of a reply that is a success.
+    pub(super) async fn parsed<T: DeserializeOwned>(
         &self,
         call: Call,
         reply: Reply,
@@ -182,10 +183,11 @@ impl Client {
         })
     }
 
-    fn json(&self, call: Call, body: &impl Serialize) -> Result<Bytes, ClientError> {
+    /// A request with this body.
+    pub(super) fn json(&self, call: Call, body: &impl Serialize) -> Result<Question, ClientError> {
         let body = serde_json::to_vec(body);
         let body = body.map_err(|error| self.foreign(call, error.to_string()))?;
-        Ok(Bytes::from(body))
+        Question::json(call, Bytes::from(body))
     }
 }
 

@@ -27,6 +27,7 @@ enum Verb {
     Get,
     Put,
     Post,
+    Delete,
 }
 
 impl Call {
@@ -45,11 +46,17 @@ impl Call {
         Self { verb, path }
     }
 
+    pub(super) const fn delete(path: &'static str) -> Self {
+        let verb = Verb::Delete;
+        Self { verb, path }
+    }
+
     pub(super) fn method(self) -> Method {
         match self.verb {
             Verb::Get => Method::GET,
             Verb::Put => Method::PUT,
             Verb::Post => Method::POST,
+            Verb::Delete => Method::DELETE,
         }
     }
 }
@@ -79,6 +86,11 @@ pub enum ClientError {
         call: Call,
         /// Size of its body.
         bytes: usize,
+    },
+    /// A name in the request is longer than any path can be; nothing was asked.
+    TargetTooLong {
+        /// The call.
+        call: Call,
     },
     /// Connected, asked, and not answered in time.
     Timeout {
@@ -118,6 +130,13 @@ pub enum ClientError {
         /// What came instead of an answer.
         why: String,
     },
+    /// What was to be sent could not be read; the guest keeps what it had.
+    Source {
+        /// The call.
+        call: Call,
+        /// Why.
+        why: String,
+    },
     /// An exec's stream ended without its last frame: whether and how the command ended is not known.
     StreamCutOff {
         /// The VM.
@@ -143,6 +162,11 @@ impl ClientError {
                 "{call} was not sent: its body has {bytes} bytes and guestd takes at most {}",
                 limits::REQUEST_BODY_BYTES
             ),
+            Self::TargetTooLong { call } => {
+                format!(
+                    "{call} was not sent: with the name that it was given its path is longer than HTTP's 65534 bytes"
+                )
+            }
             Self::Timeout { endpoint, call, after } => format!("no answer to {call} from {endpoint} within {after:?}"),
             Self::Disconnected { endpoint, call, source } => {
                 format!("the connection to {endpoint} ended before the answer to {call}: {source}")
@@ -153,6 +177,7 @@ impl ClientError {
             Self::Protocol { endpoint, call, why } => {
                 format!("the answer to {call} from {endpoint} is not guestd's: {why}")
             }
+            Self::Source { call, why } => format!("{call} was not completed: what it sends cannot be read: {why}"),
             Self::StreamCutOff { endpoint, exec_id, cursor, why } => {
                 let exec = exec_id.as_deref().map_or(Cow::Borrowed("an exec"), |id| Cow::Owned(format!("exec {id}")));
                 format!(
@@ -168,6 +193,7 @@ impl ClientError {
         match self {
             Self::Unreachable { endpoint, why } => why.advice(endpoint),
             Self::RequestTooLarge { .. } => "give it less standard input or a shorter command line".into(),
+            Self::TargetTooLong { .. } => "check the name: it may be the content of a file and not its name".into(),
             Self::Timeout { .. } => "the VM may be paused or overloaded: look at its console, then try again".into(),
             Self::Disconnected { endpoint: Endpoint::Unix { path }, .. } => {
                 format!("try again; if this is a Firecracker vsock socket, the endpoint is fc:{}", path.display())
@@ -180,6 +206,7 @@ impl ClientError {
             Self::Protocol { .. } => {
                 "check the endpoint, and that guestd in the VM and this client are of one version".into()
             }
+            Self::Source { .. } => "check the file or program that it comes from".into(),
             Self::StreamCutOff { .. } => {
                 "the command may still run in the VM: see what it has done before running it again".into()
             }
@@ -191,7 +218,9 @@ impl ClientError {
         match self {
             Self::Unreachable { why, .. } => why.is_lasting(),
             Self::Api { status, .. } => (400..500).contains(status) && !matches!(status, 408 | 429),
-            Self::Protocol { .. } | Self::RequestTooLarge { .. } => true,
+            Self::Protocol { .. } | Self::RequestTooLarge { .. } | Self::TargetTooLong { .. } | Self::Source { .. } => {
+                true
+            }
             Self::Timeout { .. } | Self::Disconnected { .. } | Self::StreamCutOff { .. } => false,
         }
     }

@@ -21,14 +21,18 @@ mod calls;
 mod connect;
 mod endpoint;
 mod error;
+mod files;
 mod http;
 mod lines;
 mod ready;
 mod stream;
 mod token;
+mod upload;
 
 pub use calls::{Client, Timeouts};
 pub use endpoint::{DEFAULT_PORT, Endpoint, EndpointError};
 pub use error::{Call, ClientError, ConnectFailure, advice_for};
+pub use files::{Download, PutFile};
 pub use stream::{ExecStream, decode_chunk};
 pub use token::{Token, TokenError};
+pub use upload::{Upload, UploadChunk};
