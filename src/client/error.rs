@@ -202,6 +202,11 @@ impl ClientError {
             Self::Disconnected { .. } => {
                 "guestd or the VM was stopped or restored meanwhile: see `guestctl health`, then try again".into()
             }
+            Self::Api { body, call, .. }
+                if body.code == ErrorCode::NotFound && ["/v1/files", "/v1/tree"].contains(&call.path) =>
+            {
+                "check the path; the directory that something is put into must exist in the VM".into()
+            }
             Self::Api { body, .. } => advice_for(body.code).into(),
             Self::Protocol { .. } => {
                 "check the endpoint, and that guestd in the VM and this client are of one version".into()
