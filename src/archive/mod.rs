@@ -32,7 +32,7 @@ mod tests;
 
 pub use entry::{Entry, EntryKind};
 pub use error::ArchiveError;
-pub use pack::{pack, pack_one};
+pub use pack::{PackFailure, pack, pack_one};
 pub use pipe::{Chunk, ChunkReader, ChunkWriter};
 pub use reader::Reader;
 pub use unpack::{Totals, unpack};

@@ -28,8 +28,8 @@ use crate::{
 /// Packs a directory: itself as `./`, and what is in it by names relative to it.
 ///
 /// # Errors
-/// Something cannot be read, or the stream cannot be written. Where the stream still can be, the reason is its last record.
-pub fn pack(dir: &Dir, output: impl Write) -> Result<(), ArchiveError> {
+/// Something cannot be read, or the stream cannot be written. Between two entries, the reason is the stream's last record.
+pub fn pack(dir: &Dir, output: impl Write) -> Result<(), PackFailure> {
     run(output, |packer| packer.tree(dir))
 }
 
@@ -37,8 +37,19 @@ pub fn pack(dir: &Dir, output: impl Write) -> Result<(), ArchiveError> {
 ///
 /// # Errors
 /// As [`pack`].
-pub fn pack_one(dir: &Dir, name: &OsStr, output: impl Write) -> Result<(), ArchiveError> {
+pub fn pack_one(dir: &Dir, name: &OsStr, output: impl Write) -> Result<(), PackFailure> {
     run(output, |packer| packer.entry(dir, name, Path::new(name)).map(drop))
+}
+
+/// Why a tree was not packed to its end.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct PackFailure {
+    /// What went wrong.
+    #[source]
+    pub error: ArchiveError,
+    /// The stream says so itself; else it must be cut off, for there its last bytes would be taken for content.
+    pub told: bool,
 }
 
 struct Packer<W> {
@@ -58,17 +69,18 @@ struct Level {
     device: u64,
 }
 
-fn run<W: Write>(output: W, work: impl FnOnce(&mut Packer<W>) -> Result<(), ArchiveError>) -> Result<(), ArchiveError> {
+fn run<W: Write>(output: W, work: impl FnOnce(&mut Packer<W>) -> Result<(), ArchiveError>) -> Result<(), PackFailure> {
     let buffer = vec![0; limits::FILE_CHUNK_BYTES];
     let mut packer = Packer { writer: Writer::new(output), links: HashMap::new(), buffer, between: true };
     match work(&mut packer) {
-        Ok(()) => packer.writer.finish().map_err(stream_error(Path::new("the end"))),
+        Ok(()) => {
+            let ended = packer.writer.finish().map_err(stream_error(Path::new("the end")));
+            ended.map_err(|error| PackFailure { error, told: false })
+        }
         Err(error) => {
-            if packer.between && !matches!(error, ArchiveError::Stream { .. }) {
-                // Without it the stream lacks its end mark, which is an error to its reader as well.
-                let _ = packer.writer.abort(&error.to_string());
-            }
-            Err(error)
+            let can_tell = packer.between && !matches!(error, ArchiveError::Stream { .. });
+            let told = can_tell && packer.writer.abort(&error.to_string()).is_ok();
+            Err(PackFailure { error, told })
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::{limits, sys::files::Segment};
 /// A map in words of PAX 1.0: decimal numbers with a line feed each, padded to blocks.
 pub(super) fn map(segments: &[Segment], size: u64) -> Vec<u8> {
     // GNU tar ends the map of a file that ends by a hole with an empty range at the end.
-    let last = segments.last().is_none_or(|last| last.offset + last.length < size);
+    let last = segments.last().is_none_or(|last| last.offset.saturating_add(last.length) < size);
     let ranges = segments.iter().map(|segment| (segment.offset, segment.length)).chain(last.then_some((size, 0)));
     let mut text = format!("{}\n", segments.len() + usize::from(last)).into_bytes();
     for (offset, length) in ranges {

@@ -3,10 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Parser, Subcommand};
 
 use crate::api::{BridgeRule, SignalTarget};
 use crate::client::Endpoint;
+
+use super::cp::{self, Side};
 
 const AFTER_HELP: &str = "\
 Exit status: that of the command for exec, attach, wait and shell (128+n for signal n, 124 for a time-out, 127 and 126 for a program that is not
@@ -122,6 +125,8 @@ pub(super) enum Command {
         #[command(subcommand)]
         action: Option<BridgeAction>,
     },
+    /// Copy a file, or with -r a directory, into the VM or out of it
+    Cp(CopyArgs),
     /// Counters in Prometheus' text format
     Metrics,
     /// Completions for a shell
@@ -166,6 +171,19 @@ pub(super) struct ExecArgs {
     /// Program and arguments; no shell is involved
     #[arg(required = true, trailing_var_arg = true, value_name = "ARGV")]
     pub(super) argv: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CopyArgs {
+    /// Copy a directory with all that is in it, as cp -a; with - the other side is a tar stream
+    #[arg(short = 'r', long)]
+    pub(super) recursive: bool,
+    /// What to copy: vm:/PATH, a path here, or - for standard input
+    #[arg(value_name = "SRC", value_parser = OsStringValueParser::new().try_map(cp::side))]
+    pub(super) source: Side,
+    /// Where to: vm:/PATH, a path here, or - for standard output; into it, if it is a directory
+    #[arg(value_name = "DST", value_parser = OsStringValueParser::new().try_map(cp::side))]
+    pub(super) destination: Side,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,6 +5,7 @@ use std::io;
 use crate::api::ErrorCode;
 use crate::client::{ClientError, EndpointError, TokenError, advice_for};
 
+use super::cp::CopyFailure;
 use super::text::escape;
 
 /// Exit codes that are guestctl's own.
@@ -38,6 +39,7 @@ pub(super) enum Failure {
     Client(#[from] ClientError),
     Endpoint(#[source] EndpointError),
     Token(#[from] TokenError),
+    Copy(#[from] CopyFailure),
     /// A command that has no output in JSON.
     NoJson(&'static str),
     Stdin(#[source] io::Error),
@@ -93,6 +95,7 @@ impl Failure {
             Self::Client(ClientError::Api { body, .. }) => exit_code_of(body.code),
             Self::Exec { code, .. } => exit_code_of(*code),
             Self::Endpoint(_) | Self::NoJson(_) => exit::USAGE,
+            Self::Copy(failure) if failure.is_usage() => exit::USAGE,
             Self::ExecTimedOut { .. } => exit::TIMED_OUT,
             Self::StdoutClosed => exit::BROKEN_PIPE,
             Self::HungUp { .. } => exit::HUNG_UP,
@@ -115,6 +118,7 @@ impl Failure {
             Self::Client(error) => error.cause(),
             Self::Endpoint(error) => format!("GUESTD_VM cannot be used: {error}"),
             Self::Token(error) => error.to_string(),
+            Self::Copy(failure) => failure.cause(),
             Self::NoJson(command) => format!("{command} has no output in JSON"),
             Self::Stdin(error) => format!("cannot read standard input: {error}"),
             Self::Left { exec_id, signal } => format!("ended by signal {signal}; exec {exec_id} goes on in the VM"),
@@ -151,6 +155,7 @@ impl Failure {
             Self::Client(error) => error.advice().into_owned(),
             Self::Endpoint(_) => "set GUESTD_VM to an endpoint, unset it, or give --vm".into(),
             Self::Token(_) => "give --token-file a file that holds the VM's token and nothing else".into(),
+            Self::Copy(failure) => failure.advice().into(),
             Self::NoJson(_) => "leave out --json".into(),
             Self::Stdin(_) => "leave out -i, or check what standard input is".into(),
             Self::Left { exec_id, .. } => {

@@ -145,6 +145,13 @@ pub enum ClientError {
         /// Why.
         why: String,
     },
+    /// What was to be sent could not be read; the guest keeps what it had.
+    Source {
+        /// The call.
+        call: Call,
+        /// Why.
+        why: String,
+    },
     /// An exec's stream ended without its last frame: whether and how the command ended is not known.
     StreamCutOff {
         /// The VM.
@@ -189,6 +196,7 @@ impl ClientError {
                 format!("the tunnel to port {port} of {endpoint} broke: {why}")
             }
             Self::NoRandomness { why } => format!("no id for an exec could be made, nor a key for a connection: {why}"),
+            Self::Source { call, why } => format!("{call} was not completed: what it sends cannot be read: {why}"),
             Self::StreamCutOff { endpoint, exec_id, cursor, why } => {
                 let exec = exec_id.as_deref().map_or(Cow::Borrowed("an exec"), |id| Cow::Owned(format!("exec {id}")));
                 format!(
@@ -213,6 +221,11 @@ impl ClientError {
             Self::Disconnected { .. } => {
                 "guestd or the VM was stopped or restored meanwhile: see `guestctl health`, then try again".into()
             }
+            Self::Api { body, call, .. }
+                if body.code == ErrorCode::NotFound && ["/v1/files", "/v1/tree"].contains(&call.path) =>
+            {
+                "check the path; the directory that something is put into must exist in the VM".into()
+            }
             Self::Api { body, .. } => advice_for(body.code).into(),
             Self::Protocol { .. } => {
                 "check the endpoint, and that guestd in the VM and this client are of one version".into()
@@ -222,6 +235,7 @@ impl ClientError {
             Self::StreamCutOff { exec_id: Some(id), .. } => {
                 format!("the command may still run in the VM: see it with `guestctl attach {id}`").into()
             }
+            Self::Source { .. } => "check the file or program that it comes from".into(),
             Self::StreamCutOff { .. } => {
                 "the command may still run in the VM: see what it has done before running it again".into()
             }
@@ -233,7 +247,9 @@ impl ClientError {
         match self {
             Self::Unreachable { why, .. } => why.is_lasting(),
             Self::Api { status, .. } => (400..500).contains(status) && !matches!(status, 408 | 429),
-            Self::Protocol { .. } | Self::RequestTooLarge { .. } | Self::TargetTooLong { .. } => true,
+            Self::Protocol { .. } | Self::RequestTooLarge { .. } | Self::TargetTooLong { .. } | Self::Source { .. } => {
+                true
+            }
             Self::NoRandomness { .. } => true,
             Self::Timeout { .. }
             | Self::Disconnected { .. }

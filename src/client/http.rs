@@ -120,9 +120,14 @@ impl Connection {
     /// Speaks HTTP on a stream.
     pub(super) async fn open(stream: Box<dyn Duplex>) -> hyper::Result<Self> {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        Ok(Self::of(sender, connection))
+    }
+
+    /// Of the two sides that hyper gives.
+    pub(super) fn of(sender: SendRequest<Body>, connection: http1::Connection<TokioIo<Box<dyn Duplex>>, Body>) -> Self {
         // Its error reaches the caller through the response.
         let io = Io(Some(Box::pin(connection.with_upgrades().map(drop))));
-        Ok(Self { sender, io })
+        Self { sender, io }
     }
 
     /// Sends the request and waits for the head of its answer.

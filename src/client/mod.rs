@@ -23,6 +23,7 @@ mod endpoint;
 mod error;
 mod event;
 mod execs;
+mod files;
 mod follow;
 mod frames;
 mod http;
@@ -33,6 +34,7 @@ mod stdin;
 mod stream;
 mod token;
 mod tunnel;
+mod upload;
 mod websocket;
 
 pub use calls::{Client, Timeouts};
@@ -47,4 +49,6 @@ pub use stream::ExecStream;
 pub use token::{Token, TokenError};
 pub use tunnel::Tunnel;
 
+pub use files::{Download, PutFile};
 pub(crate) use follow::Retry;
+pub use upload::{Upload, UploadChunk};

@@ -139,7 +139,6 @@ fn code_of(error: &io::Error) -> ErrorCode {
 
 fn advice(error: &io::Error) -> &'static str {
     match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
-        Errno::ENOENT => "; for a file to be written, `create_dirs=true` makes its directories",
         Errno::ENOSPC | Errno::EDQUOT => "; make room or grow the disk",
         Errno::EROFS => "; it is mounted read-only",
         Errno::ENOTEMPTY => "; `recursive=true` removes what is in it, too",

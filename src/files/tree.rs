@@ -126,9 +126,11 @@ impl TreeOut {
             Some(name) => archive::pack_one(&dir, name, &mut writer),
             None => archive::pack(&dir, &mut writer),
         };
-        if let Err(error) = packed {
-            tracing::info!(path = %path.display(), %error, "a tree was not sent whole");
-            writer.fail(io::Error::other(error));
+        if let Err(failure) = packed {
+            tracing::info!(path = %path.display(), error = %failure, "a tree was not sent whole");
+            if !failure.told {
+                writer.fail(io::Error::other(failure));
+            }
         }
         drop(place);
     }
