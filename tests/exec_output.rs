@@ -121,7 +121,9 @@ async fn a_lossless_exec_loses_nothing_when_its_reader_stops_and_comes_back() {
         let mut reader = exec.attach(AttachFrom::Cursor(cursor)).unwrap();
         let mut at = cursor;
         while at < cursor + MIB as u64 {
-            let Some(Event::Chunk { bytes: chunk, cursor: after, .. }) = reader.next().await else { panic!("no chunk") };
+            let Some(Event::Chunk { bytes: chunk, cursor: after, .. }) = reader.next().await else {
+                panic!("no chunk")
+            };
             let from = usize::try_from(at).unwrap();
             assert!(chunk == numbered(from, from + chunk.len()));
             at = after;

@@ -146,7 +146,7 @@ async fn signals_reach_the_process_its_group_or_all_of_it() {
     for cgroup in [Some(CgroupParent::detect().unwrap()), None] {
         let execs = Execs::new(ExecConfig { cgroup, ..config() });
         // The child is in a session of its own, and only a signal to all reaches it.
-        let script = "trap 'echo leader' USR1; setsid sh -c 'trap \"echo child; exit\" USR1; echo up; while :; do sleep 0.02; done' & \
+        let script = "exec 2>/dev/null; trap 'echo leader' USR1; setsid sh -c 'trap \"echo child; exit\" USR1; echo up; while :; do sleep 0.02; done' & \
                       echo up; while :; do sleep 0.02; done";
         let exec = execs.start(sh(script)).await.unwrap();
         let mut output = exec.attach(AttachFrom::Cursor(0)).unwrap();
