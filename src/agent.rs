@@ -58,8 +58,15 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     let (cgroup_parent, cgroup) = exec_cgroups();
     let (vsock_state, vsock) = watch::channel(Part::Off("`vsock.enabled` is false".to_owned()));
     let (address_state, guest_address) = watch::channel(Part::Off("`ip6` is not set".to_owned()));
-    let mut exec_config =
-        ExecConfig { max_running: config.exec_max_running, cgroup: cgroup_parent, ..ExecConfig::default() };
+    let mut exec_config = ExecConfig {
+        max_running: config.exec_max_running,
+        cgroup: cgroup_parent,
+        replay_bytes: config.exec_replay_bytes,
+        replay_total_bytes: config.exec_replay_total_bytes,
+        spill_dir: config.exec_spill_dir.clone(),
+        spill_bytes: config.exec_spill_bytes,
+        ..ExecConfig::default()
+    };
     exec_config.base_env.extend(config.vm_id.clone().map(|id| ("VERS_VM_ID".to_owned(), id)));
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
     let connections = TaskTracker::new();
@@ -160,11 +167,10 @@ async fn complete_responses(agent: &Agent, connections: &TaskTracker) {
     }
 }
 
-/// Ends what runs on without a client: TERM, grace, KILL.
+/// Ends the execs that nobody waits for any more, such as detached ones: their records go with the agent.
 async fn end_execs(agent: &Agent) {
-    agent.execs.terminate_all();
-    if tokio::time::timeout(EXEC_END_TIME, agent.execs.drain()).await.is_err() {
-        tracing::warn!(execs = agent.execs.running(), "execs are left behind");
+    if tokio::time::timeout(EXEC_END_TIME, agent.execs.shutdown()).await.is_err() {
+        tracing::warn!(execs = agent.execs.running(), "execs are left at the drain's deadline");
     }
 }
 
