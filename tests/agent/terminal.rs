@@ -1,6 +1,7 @@
 //! Execs on terminals, over HTTP and WebSocket.
 
 use std::fs;
+use std::io::Write;
 
 use serde_json::{Value, json};
 
@@ -8,7 +9,7 @@ use crate::socket::{Got, Socket};
 use crate::support::{TestAgent, eventually};
 
 /// Starts a command on a terminal and attaches to it; the socket has told its beginning.
-async fn start(agent: &TestAgent, id: &str, command: &Value) -> Socket {
+async fn start(agent: &TestAgent, id: &str, command: &Value) -> Screen {
     let request = json!({
         "command": command, "exec_id": id, "tty": {"rows": 24, "cols": 80}, "stdin_open": true, "detach": true,
         "env": {"PS1": "$ ", "ENV": ""},
@@ -18,32 +19,46 @@ async fn start(agent: &TestAgent, id: &str, command: &Value) -> Socket {
     let mut socket =
         Socket::open(agent.socket(), &format!("/v1/exec/{id}/ws")).await.unwrap_or_else(|e| panic!("{e:?}"));
     assert_eq!(socket.status().await, json!({"attached": 0, "exec_id": id}));
-    socket
+    Screen { socket, unread: String::new() }
 }
 
-/// Reads until the terminal shows this, and returns what it showed.
-async fn until(socket: &mut Socket, shown: &str) -> String {
-    let mut screen = String::new();
-    while !screen.contains(shown) {
-        match socket.next().await {
-            Got::Message(1, bytes) => screen += &String::from_utf8_lossy(&bytes),
-            other => panic!("{other:?} before {shown:?}; the screen shows {screen:?}"),
+/// A terminal, as somebody who sits before it.
+struct Screen {
+    socket: Socket,
+    /// What was shown after what was waited for.
+    unread: String,
+}
+
+impl Screen {
+    async fn send(&mut self, channel: u8, payload: &[u8]) {
+        self.socket.send(channel, payload).await;
+    }
+
+    /// Reads until the terminal shows this.
+    async fn until(&mut self, shown: &str) {
+        loop {
+            if let Some(at) = self.unread.find(shown) {
+                self.unread.drain(..at + shown.len());
+                return;
+            }
+            match self.socket.next().await {
+                Got::Message(1, bytes) => self.unread += &String::from_utf8_lossy(&bytes),
+                other => panic!("{other:?} before {shown:?}; the screen shows {:?}", self.unread),
+            }
         }
     }
-    screen
-}
 
-/// Reads to the end: what was shown, and the exit.
-async fn to_exit(socket: &mut Socket) -> (String, Value) {
-    let mut screen = String::new();
-    loop {
-        match socket.next().await {
-            Got::Message(1, bytes) => screen += &String::from_utf8_lossy(&bytes),
-            Got::Message(3, json) => {
-                assert_eq!(socket.next().await, Got::Close(1000));
-                return (screen, serde_json::from_slice(&json).unwrap());
+    /// Reads to the end: what was shown, and the exit.
+    async fn to_exit(mut self) -> (String, Value) {
+        loop {
+            match self.socket.next().await {
+                Got::Message(1, bytes) => self.unread += &String::from_utf8_lossy(&bytes),
+                Got::Message(3, json) => {
+                    assert_eq!(self.socket.next().await, Got::Close(1000));
+                    return (self.unread, serde_json::from_slice(&json).unwrap());
+                }
+                other => panic!("{other:?}; the screen shows {:?}", self.unread),
             }
-            other => panic!("{other:?}; the screen shows {screen:?}"),
         }
     }
 }
@@ -96,16 +111,16 @@ fn terminal_without_input_is_at_its_end_of_input() {
 #[tokio::test]
 async fn resize_reaches_the_command_as_sigwinch_by_http_and_by_socket() {
     let agent = TestAgent::start();
-    let script = "trap 'stty size' WINCH; echo ready; while :; do read line; test \"$line\" = quit && exit; done";
-    let mut socket = start(&agent, "win", &json!(["bash", "-c", script])).await;
-    until(&mut socket, "ready").await;
-    socket.send(4, br#"{"rows": 50, "cols": 132}"#).await;
-    until(&mut socket, "50 132").await;
+    let script = "trap 'stty size' WINCH; trap 'exit 6' INT; sleep 1000 & echo ready; while :; do wait; done";
+    let mut screen = start(&agent, "win", &json!(["sh", "-c", script])).await;
+    screen.until("ready").await;
+    screen.send(4, br#"{"rows": 50, "cols": 132}"#).await;
+    screen.until("50 132").await;
     let (status, _) = agent.call("POST", "/v1/exec/win/resize", r#"{"rows": 10, "cols": 20}"#);
     assert_eq!(status, 204);
-    until(&mut socket, "10 20").await;
-    socket.send(0, b"quit\n").await;
-    assert_eq!(to_exit(&mut socket).await.1["exit_code"], 0);
+    screen.until("10 20").await;
+    screen.send(0, b"\x03").await;
+    assert_eq!(screen.to_exit().await.1["exit_code"], 6);
     let (status, body) = agent.call("POST", "/v1/exec/win/resize", r#"{"rows": 10, "cols": 20}"#);
     assert_eq!((status, &body["code"]), (409, &json!("conflict")));
 }
@@ -129,38 +144,38 @@ fn resize_of_what_has_no_terminal_or_is_no_size_is_answered_by_type() {
 #[tokio::test]
 async fn control_c_interrupts_the_foreground_and_not_the_shell() {
     let agent = TestAgent::start();
-    let mut socket = start(&agent, "int", &json!(["bash", "--norc", "-i"])).await;
-    until(&mut socket, "$ ").await;
-    socket.send(0, b"sleep 1000; echo status $?\n").await;
-    until(&mut socket, "echo status $?\r\n").await;
+    let mut screen = start(&agent, "int", &json!(["bash", "--norc", "-i"])).await;
+    screen.until("$ ").await;
+    screen.send(0, b"sleep 1000; echo status $?\n").await;
+    screen.until("echo status $?\r\n").await;
     in_foreground(&agent, "int", "sleep");
-    socket.send(0, b"\x03").await;
-    until(&mut socket, "$ ").await;
-    socket.send(0, b"echo status $?\n").await;
-    until(&mut socket, "status 130\r\n").await;
-    socket.send(0, b"exit 3\n").await;
-    assert_eq!(to_exit(&mut socket).await.1["exit_code"], 3);
+    screen.send(0, b"\x03").await;
+    screen.until("$ ").await;
+    screen.send(0, b"echo status $?\n").await;
+    screen.until("status 130\r\n").await;
+    screen.send(0, b"exit 3\n").await;
+    assert_eq!(screen.to_exit().await.1["exit_code"], 3);
 }
 
 #[tokio::test]
 async fn job_control_stops_and_continues() {
     let agent = TestAgent::start();
-    let mut socket = start(&agent, "job", &json!(["bash", "--norc", "-i"])).await;
-    until(&mut socket, "$ ").await;
-    socket.send(0, b"sleep 1000 &\n").await;
-    until(&mut socket, "[1] ").await;
-    socket.send(0, b"sleep 2000\n").await;
+    let mut screen = start(&agent, "job", &json!(["bash", "--norc", "-i"])).await;
+    screen.until("$ ").await;
+    screen.send(0, b"sleep 1000 &\n").await;
+    screen.until("[1] ").await;
+    screen.send(0, b"sleep 2000\n").await;
     in_foreground(&agent, "job", "sleep");
-    socket.send(0, b"\x1a").await;
-    until(&mut socket, "Stopped").await;
-    socket.send(0, b"jobs | wc -l; fg\n").await;
-    until(&mut socket, "2\r\n").await;
-    until(&mut socket, "sleep 2000\r\n").await;
+    screen.send(0, b"\x1a").await;
+    screen.until("Stopped").await;
+    screen.send(0, b"jobs | wc -l; fg\n").await;
+    screen.until("2\r\n").await;
+    screen.until("sleep 2000\r\n").await;
     in_foreground(&agent, "job", "sleep");
-    socket.send(0, b"\x03").await;
-    until(&mut socket, "$ ").await;
-    socket.send(0, b"kill %1; wait; exit\n").await;
-    to_exit(&mut socket).await;
+    screen.send(0, b"\x03").await;
+    screen.until("$ ").await;
+    screen.send(0, b"kill %1; wait; exit\n").await;
+    screen.to_exit().await;
 }
 
 /// Waits until a process of this name is in the foreground of the exec's terminal.
@@ -177,36 +192,36 @@ fn in_foreground(agent: &TestAgent, id: &str, name: &str) {
 #[tokio::test]
 async fn end_of_input_ends_cat_in_the_middle_of_a_line_too() {
     let agent = TestAgent::start();
-    let mut socket = start(&agent, "eof", &json!(["sh", "-c", "stty -echo; echo ready; cat; echo over"])).await;
-    until(&mut socket, "ready\r\n").await;
-    socket.send(0, b"line\nrest").await;
-    socket.send(255, &[0]).await;
-    let (screen, exit) = to_exit(&mut socket).await;
-    assert_eq!((screen.as_str(), &exit["exit_code"]), ("line\r\nrestover\r\n", &json!(0)));
+    let mut screen = start(&agent, "eof", &json!(["sh", "-c", "stty -echo; echo ready; cat; echo over"])).await;
+    screen.until("ready\r\n").await;
+    screen.send(0, b"line\nrest").await;
+    screen.send(255, &[0]).await;
+    let (shown, exit) = screen.to_exit().await;
+    assert_eq!((shown.as_str(), &exit["exit_code"]), ("line\r\nrestover\r\n", &json!(0)));
 }
 
 #[tokio::test]
 async fn end_of_input_is_the_character_that_the_terminal_has_for_it() {
     let agent = TestAgent::start();
-    let mut socket =
+    let mut screen =
         start(&agent, "veof", &json!(["sh", "-c", "stty -echo eof '^E'; echo ready; cat; echo over"])).await;
-    until(&mut socket, "ready\r\n").await;
-    socket.send(255, &[0]).await;
-    assert_eq!(to_exit(&mut socket).await.0, "over\r\n");
+    screen.until("ready\r\n").await;
+    screen.send(255, &[0]).await;
+    assert_eq!(screen.to_exit().await.0, "over\r\n");
 }
 
 #[tokio::test]
 async fn signal_to_the_group_reaches_the_foreground() {
     let agent = TestAgent::start();
-    let mut socket = start(&agent, "sig", &json!(["bash", "--norc", "-i"])).await;
-    until(&mut socket, "$ ").await;
-    socket.send(0, b"sleep 1000\n").await;
+    let mut screen = start(&agent, "sig", &json!(["bash", "--norc", "-i"])).await;
+    screen.until("$ ").await;
+    screen.send(0, b"sleep 1000\n").await;
     in_foreground(&agent, "sig", "sleep");
     let (status, _) = agent.call("POST", "/v1/exec/sig/signal", r#"{"signal": "KILL", "to": "group"}"#);
     assert_eq!(status, 204);
-    until(&mut socket, "Killed").await;
-    socket.send(0, b"exit\n").await;
-    to_exit(&mut socket).await;
+    screen.until("Killed").await;
+    screen.send(0, b"exit\n").await;
+    screen.to_exit().await;
 }
 
 #[test]
@@ -215,10 +230,16 @@ fn grandchild_that_holds_the_terminal_does_not_delay_the_exit() {
     let dir = tempfile::tempdir().unwrap();
     let gate = dir.path().join("gate");
     assert!(std::process::Command::new("mkfifo").arg(&gate).status().unwrap().success());
-    // It holds the terminal until the gate is opened, which is after the answer.
-    let result = run(&agent, &format!("setsid sh -c 'read x < {}' & echo hi", gate.display()));
+    let done = dir.path().join("done");
+    // Opened both ways, which never waits for the other side.
+    let mut opened = fs::OpenOptions::new().read(true).write(true).open(&gate).unwrap();
+    // It outlives the hang-up at the end of the session's leader, and holds the terminal until the gate is opened.
+    let holder = format!("read x < {}; echo late; touch {}", gate.display(), done.display());
+    let result = run(&agent, &format!("trap '' HUP; sh -c '{holder}' & echo hi"));
     assert_eq!((&result["stdout"], &result["exit_code"]), (&json!("hi\r\n"), &json!(0)));
-    fs::write(&gate, "go\n").unwrap();
+    opened.write_all(b"go\n").unwrap();
+    // Somebody still reads what it prints, so it is not held up.
+    eventually("it has come to its end", || done.exists().then_some(()));
 }
 
 #[test]
@@ -238,17 +259,17 @@ fn output_of_a_terminal_is_complete_before_its_exit() {
 async fn megabyte_typed_on_a_raw_terminal_arrives_at_the_pace_of_the_command() {
     let agent = TestAgent::start();
     let script = "stty raw -echo; echo ready; head -c 1048576 | sha256sum";
-    let mut socket = start(&agent, "bulk", &json!(["sh", "-c", script])).await;
-    until(&mut socket, "ready").await;
+    let mut screen = start(&agent, "bulk", &json!(["sh", "-c", script])).await;
+    screen.until("ready").await;
     for _ in 0..32 {
-        socket.send(0, &[b'x'; 32 * 1024]).await;
+        screen.send(0, &[b'x'; 32 * 1024]).await;
     }
     let expected = std::process::Command::new("sh")
         .args(["-c", "head -c 1048576 /dev/zero | tr '\\0' x | sha256sum"])
         .output()
         .unwrap()
         .stdout;
-    until(&mut socket, std::str::from_utf8(&expected).unwrap().trim()).await;
+    screen.until(std::str::from_utf8(&expected).unwrap().trim()).await;
 }
 
 #[test]
