@@ -61,6 +61,7 @@ pub struct Exec {
     command: Vec<String>,
     user: Option<String>,
     tty: bool,
+    stdin_open: bool,
     started_at: f64,
     pub(super) journal: Arc<Journal>,
     pub(super) stdin: Stdin,
@@ -97,6 +98,7 @@ impl Exec {
             command: shown_command(&request.command),
             user: request.user.clone(),
             tty: request.tty.is_some(),
+            stdin_open: request.stdin_open,
             started_at: now(),
             journal,
             stdin,
@@ -115,6 +117,11 @@ impl Exec {
     /// Whether it was asked to run on a terminal.
     pub fn has_terminal(&self) -> bool {
         self.tty
+    }
+
+    /// Whether it was asked to take input while it runs.
+    pub fn takes_input(&self) -> bool {
+        self.stdin_open
     }
 
     /// Where it is, and how it ended.

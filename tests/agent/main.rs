@@ -7,7 +7,10 @@ mod drain;
 mod exec;
 mod peers;
 mod reports;
+mod resources;
 mod socket;
 #[path = "../support/mod.rs"]
 mod support;
+mod terminal;
 mod tunnel;
+mod ws;

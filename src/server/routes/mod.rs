@@ -9,6 +9,7 @@ mod logs;
 mod metrics;
 mod system;
 mod tunnel;
+mod ws;
 
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ pub fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/exec/{id}/signal", post(exec_control::signal))
         .route("/v1/exec/{id}/stdin", post(exec_control::stdin))
         .route("/v1/exec/{id}/resize", post(exec_control::resize))
+        .route("/v1/exec/{id}/ws", get(ws::open))
         .route("/v1/logs", get(logs::list))
         .route("/v1/listeners", get(listeners::list))
         .route("/v1/bridge", get(bridge::show).put(bridge::update))
