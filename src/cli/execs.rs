@@ -135,7 +135,12 @@ mod tests {
     fn execs_are_a_table_that_cannot_drive_a_terminal() {
         let killed = ExecExit { exit_code: 137, signal: Some(9), ..ExecExit::default() };
         let execs = [exec("build-7", None), exec("old", Some(ExecExit::default())), exec("shot", Some(killed))];
-        insta::assert_snapshot!(render(&execs, 1090.0, Palette::Plain), @"");
+        insta::assert_snapshot!(render(&execs, 1090.0, Palette::Plain), @r"
+        ID       STATE     AGE   PID  USER  TTY  OUTPUT   COMMAND
+        build-7  running   90 s  412  root  yes  2.0 KiB  sh -c 'echo it'\''s \u{1b}[2J'
+        old      exit 0    90 s  -    root  -    2.0 KiB  sh -c 'echo it'\''s \u{1b}[2J'
+        shot     signal 9  90 s  -    root  -    2.0 KiB  sh -c 'echo it'\''s \u{1b}[2J'
+        ");
     }
 
     #[test]

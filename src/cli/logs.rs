@@ -102,6 +102,10 @@ mod tests {
         let entry = |stream| LogEntry { timestamp: 0.0, stream, data_b64: String::new(), exec_id: "e1".into() };
         let both = lines(&entry(OutputStream::Stdout), b"one\r\ntwo\x1b[2J\n")
             + &lines(&entry(OutputStream::Stderr), b"no end");
-        insta::assert_snapshot!(both, @"");
+        insta::assert_snapshot!(both, @r"
+        1970-01-01T00:00:00.000Z e1 | one
+        1970-01-01T00:00:00.000Z e1 | two\u{1b}[2J
+        1970-01-01T00:00:00.000Z e1 err | no end
+        ");
     }
 }

@@ -80,18 +80,30 @@ impl Client {
                     None => break,
                 }
             }
-            match self.segment(id, offset, &mut kept, input.as_mut()).await {
-                Ok(accepted) => retry.reset_after(accepted, &mut offset, &mut kept),
-                Err(error) => match closed(&error) {
-                    true => return Ok(Fed::ClosedByExec),
-                    false => {
-                        retry.pause_after(error).await?;
-                        // What was lost is the answer, or the end of the body.
-                        if let Ok(accepted) = self.accepted(id).await {
-                            retry.reset_after(accepted, &mut offset, &mut kept);
-                        }
+            let error = match self.segment(id, offset, &mut kept, input.as_mut()).await {
+                Ok(accepted) => {
+                    self.taken(accepted, &mut offset, &mut kept)?;
+                    retry.reset();
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let refused = is_refusal(&error);
+            if !refused {
+                retry.pause_after(error).await?;
+            }
+            // What was lost is the answer or the end of the body; what was refused, a closed input or this offset, since a request
+            // that was lost on our side can still be read on the other.
+            match self.accepted(id).await {
+                Ok(accepted) => {
+                    if self.taken(accepted, &mut offset, &mut kept)? {
+                        retry.reset();
+                    } else if refused {
+                        return Err(self.foreign(CALL, format!("it refuses the offset {accepted}, and gives the same")));
                     }
-                },
+                }
+                Err(error) if is_refusal(&error) => return Ok(Fed::ClosedByExec),
+                Err(error) => retry.pause_after(error).await?,
             }
         }
         self.end_input(id, offset).await
@@ -135,6 +147,17 @@ impl Client {
         sent.await
     }
 
+    /// Takes over how much was accepted in all. Was it any?
+    fn taken(&self, accepted: u64, offset: &mut u64, kept: &mut Kept) -> Result<bool, ClientError> {
+        let taken = accepted.checked_sub(*offset).filter(|taken| kept.forget(*taken).is_some());
+        let taken = taken.ok_or_else(|| {
+            let sent = *offset + kept.bytes as u64;
+            self.foreign(CALL, format!("it took {accepted} bytes of standard input where {sent} were sent"))
+        })?;
+        *offset = accepted;
+        Ok(taken > 0)
+    }
+
     async fn end_input(&self, id: &str, offset: u64) -> Result<Fed, ClientError> {
         let mut retry = Retry::default();
         loop {
@@ -142,7 +165,7 @@ impl Client {
             match self.accept(question).await {
                 Ok(_) => return Ok(Fed::Whole),
                 // Also where the end was taken and the answer lost.
-                Err(error) if closed(&error) => return Ok(Fed::ClosedByExec),
+                Err(error) if is_refusal(&error) => return Ok(Fed::ClosedByExec),
                 Err(error) => retry.pause_after(error).await?,
             }
         }
@@ -160,22 +183,8 @@ impl Client {
     }
 }
 
-impl Retry {
-    /// Takes over how much was accepted.
-    fn reset_after(&mut self, accepted: u64, offset: &mut u64, kept: &mut Kept) {
-        if let Some(taken) = accepted.checked_sub(*offset)
-            && kept.forget(taken).is_some()
-        {
-            *offset = accepted;
-            if taken > 0 {
-                self.reset();
-            }
-        }
-    }
-}
-
-/// Does this mean that nobody reads the input any more?
-fn closed(error: &ClientError) -> bool {
+/// Does this mean that nobody reads the input any more, or none at this offset?
+fn is_refusal(error: &ClientError) -> bool {
     matches!(error, ClientError::Api { body, .. } if matches!(body.code, ErrorCode::Conflict | ErrorCode::NotFound))
 }
 
