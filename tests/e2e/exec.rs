@@ -45,7 +45,7 @@ fn a_hundred_mebibytes_come_whole(vm: &Vm<'_>) -> Result<()> {
             break;
         }
         for byte in &block[..count] {
-            let expected = if came % 2 == 0 { b'y' } else { b'\n' };
+            let expected = if came.is_multiple_of(2) { b'y' } else { b'\n' };
             ensure!(*byte == expected, "byte {came} is {byte}");
             came += 1;
         }

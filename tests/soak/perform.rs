@@ -139,6 +139,10 @@ impl Worker {
         request.detach = true;
         let status: ExecStatus = http.ask("POST", "/v1/exec", &json(&request))?;
         ensure!(status.exec_id == id(number), "{status:?}");
+        if from > 0 {
+            // A byte that is not there yet cannot be asked for.
+            wait(http, &id(number))?;
+        }
         let attach = AttachRequest { exec_id: id(number), cursor: Some(from), from_latest: false };
         http.send("POST", "/v1/exec/stream/attach", OCTETS, &json(&attach))?;
         let streamed = wire::collect(http.answer()?, from)?;

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::bare::drain;
 use crate::kit::agent::{Agent, Home, built};
-use crate::kit::http::{Answer, Http, NDJSON, OCTETS};
+use crate::kit::http::{Http, NDJSON, OCTETS};
 use crate::kit::watch::eventually;
 use crate::rival::{About, Held, PATIENCE, Rival, TRUE, writer};
 
@@ -139,7 +139,7 @@ impl Rival for Kept {
 
     fn take_output(&mut self, bytes: u64) -> Result<u64> {
         self.http.send("POST", "/v1/exec/stream", OCTETS, &stream_of(bytes))?;
-        output_bytes(self.http.answer()?)
+        binary_bytes(&mut self.http.answer()?.success()?)
     }
 
     fn take_other_output(&mut self, bytes: u64) -> Result<Option<(&'static str, u64)>> {
@@ -165,12 +165,7 @@ fn line_bytes(body: &mut impl Read) -> Result<u64> {
 }
 
 fn stream_of(bytes: u64) -> Vec<u8> {
-    json!({ "command": writer(bytes) }).to_string().into_bytes()
-}
-
-/// Until the agent has binary frames, it answers lines to those who ask for them.
-fn output_bytes(answer: Answer<'_>) -> Result<u64> {
-    if answer.media_type == OCTETS { binary_bytes(&mut answer.success()?) } else { line_bytes(&mut answer.success()?) }
+    json!({ "command": writer(bytes), "lossless": true }).to_string().into_bytes()
 }
 
 /// Payload bytes of an exec's binary stream, which must end with exit status 0.
@@ -233,7 +228,7 @@ impl Rival for Anew {
     fn take_output(&mut self, bytes: u64) -> Result<u64> {
         let mut http = Http::connect(&self.0)?;
         http.send("POST", "/v1/exec/stream", OCTETS, &stream_of(bytes))?;
-        output_bytes(http.answer()?)
+        binary_bytes(&mut http.answer()?.success()?)
     }
 }
 

@@ -42,8 +42,8 @@ struct Target {
 
 impl Report {
     /// Nothing measured yet.
-    pub(crate) fn new(about: Vec<About>) -> Self {
-        Self { about, order: Vec::new(), rounds: BTreeMap::new(), held: Vec::new() }
+    pub(crate) fn new(about: Vec<About>, held: Vec<Held>) -> Self {
+        Self { about, held, order: Vec::new(), rounds: BTreeMap::new() }
     }
 
     /// A round.
@@ -52,11 +52,6 @@ impl Report {
             self.order.push(name);
         }
         self.rounds.entry(name).or_default().push(run);
-    }
-
-    /// Memory of commands that run.
-    pub(crate) fn memory(&mut self, held: Held) {
-        self.held.push(held);
     }
 
     /// Shows everything, writes it down, and says whether all targets hold.
