@@ -1,7 +1,5 @@
 //! Execs by id: the same request is the same exec, records stay, and input and signals reach what runs.
 
-#![expect(clippy::unwrap_used, reason = "clippy allows it in test functions, and these have helpers")]
-
 use std::time::Duration;
 
 use futures_util::FutureExt;

@@ -1,6 +1,5 @@
 //! The real guestctl with a real agent: execs without a terminal, their records, and tunnels.
 #![cfg(test)]
-#![expect(clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
 #![expect(dead_code, reason = "the agent's helpers serve other tests, too")]
 
 mod support;

@@ -1,6 +1,5 @@
 //! The real guestctl on a terminal, with a real agent: keys, sizes, escapes, and a terminal that is always given back.
 #![cfg(test)]
-#![expect(clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
 #![expect(dead_code, reason = "the agent's helpers serve other tests, too")]
 
 mod support;

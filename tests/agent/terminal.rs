@@ -49,7 +49,7 @@ impl Screen {
     }
 
     /// Reads to the end: what was shown, and the exit.
-    async fn to_exit(mut self) -> (String, Value) {
+    async fn until_exit(mut self) -> (String, Value) {
         loop {
             match self.socket.next().await {
                 Got::Message(1, bytes) => self.unread += &String::from_utf8_lossy(&bytes),
@@ -120,7 +120,7 @@ async fn resize_reaches_the_command_as_sigwinch_by_http_and_by_socket() {
     assert_eq!(status, 204);
     screen.until("10 20").await;
     screen.send(0, b"\x03").await;
-    assert_eq!(screen.to_exit().await.1["exit_code"], 6);
+    assert_eq!(screen.until_exit().await.1["exit_code"], 6);
     let (status, body) = agent.call("POST", "/v1/exec/win/resize", r#"{"rows": 10, "cols": 20}"#);
     assert_eq!((status, &body["code"]), (409, &json!("conflict")));
 }
@@ -154,7 +154,7 @@ async fn control_c_interrupts_the_foreground_and_not_the_shell() {
     screen.send(0, b"echo status $?\n").await;
     screen.until("status 130\r\n").await;
     screen.send(0, b"exit 3\n").await;
-    assert_eq!(screen.to_exit().await.1["exit_code"], 3);
+    assert_eq!(screen.until_exit().await.1["exit_code"], 3);
 }
 
 #[tokio::test]
@@ -175,7 +175,7 @@ async fn job_control_stops_and_continues() {
     screen.send(0, b"\x03").await;
     screen.until("$ ").await;
     screen.send(0, b"kill %1; wait; exit\n").await;
-    screen.to_exit().await;
+    screen.until_exit().await;
 }
 
 /// Waits until a process of this name is in the foreground of the exec's terminal.
@@ -196,7 +196,7 @@ async fn end_of_input_ends_cat_in_the_middle_of_a_line_too() {
     screen.until("ready\r\n").await;
     screen.send(0, b"line\nrest").await;
     screen.send(255, &[0]).await;
-    let (shown, exit) = screen.to_exit().await;
+    let (shown, exit) = screen.until_exit().await;
     assert_eq!((shown.as_str(), &exit["exit_code"]), ("line\r\nrestover\r\n", &json!(0)));
 }
 
@@ -207,7 +207,7 @@ async fn end_of_input_is_the_character_that_the_terminal_has_for_it() {
         start(&agent, "veof", &json!(["sh", "-c", "stty -echo eof '^E'; echo ready; cat; echo over"])).await;
     screen.until("ready\r\n").await;
     screen.send(255, &[0]).await;
-    assert_eq!(screen.to_exit().await.0, "over\r\n");
+    assert_eq!(screen.until_exit().await.0, "over\r\n");
 }
 
 #[tokio::test]
@@ -221,7 +221,7 @@ async fn signal_to_the_group_reaches_the_foreground() {
     assert_eq!(status, 204);
     screen.until("Killed").await;
     screen.send(0, b"exit\n").await;
-    screen.to_exit().await;
+    screen.until_exit().await;
 }
 
 #[test]

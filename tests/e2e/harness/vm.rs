@@ -126,16 +126,16 @@ impl<'net> Vm<'net> {
 
     /// Starts guestctl against it, to be followed while it runs.
     pub(crate) fn ctl_start<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Started> {
-        self.ctl_start_for(args, DEADLINE)
+        self.guestctl(args).start(DEADLINE)
     }
 
-    /// The same for what may take longer.
-    pub(crate) fn ctl_start_for<A: AsRef<OsStr>>(
+    /// Runs it for what may take longer.
+    pub(crate) fn ctl_for<A: AsRef<OsStr>>(
         &self,
         args: impl IntoIterator<Item = A>,
         deadline: Duration,
-    ) -> Result<Started> {
-        self.guestctl(args).start(deadline)
+    ) -> Result<Ran> {
+        self.guestctl(args).run(deadline)
     }
 
     /// Runs a program in the guest by `guestctl exec`; it must succeed.
