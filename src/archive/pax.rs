@@ -25,8 +25,11 @@ fn digits(number: usize) -> usize {
     number.checked_ilog10().unwrap_or(0) as usize + 1
 }
 
+/// Key and value of a record.
+type Record<'a> = (&'a [u8], &'a [u8]);
+
 /// The records in a header's content; an error where it is not made of them.
-pub(super) fn parse(mut bytes: &[u8]) -> Result<Vec<(&[u8], &[u8])>, &'static str> {
+pub(super) fn parse(mut bytes: &[u8]) -> Result<Vec<Record<'_>>, &'static str> {
     const WRONG: &str = "an extended header is malformed";
     let mut records = Vec::new();
     while !bytes.is_empty() {

@@ -56,7 +56,7 @@ impl MapReader {
 pub(super) fn from_record(text: &[u8]) -> Option<Vec<Segment>> {
     let text = str::from_utf8(text).ok()?;
     let numbers: Vec<u64> = text.split(',').map(|number| number.parse().ok()).collect::<Option<_>>()?;
-    (numbers.len() % 2 == 0).then(|| pairs(&numbers))
+    numbers.len().is_multiple_of(2).then(|| pairs(&numbers))
 }
 
 /// Ranges of a header of the old format: pairs of 12-byte numbers, those that are used first.
