@@ -66,20 +66,10 @@ fn sha256(path: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Bytes that do not repeat soon, from a fixed seed.
-fn noise(path: &Path, mebibytes: usize) {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut file = File::create(path).unwrap();
-    for _ in 0..mebibytes {
-        let next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state.to_le_bytes()
-        };
-        let piece: Vec<u8> = std::iter::repeat_with(next).flatten().take(1 << 20).collect();
-        file.write_all(&piece).unwrap();
-    }
+/// Bytes that do not repeat.
+fn noise(path: &Path, mebibytes: u64) {
+    let mut source = File::open("/dev/urandom").unwrap().take(mebibytes << 20);
+    std::io::copy(&mut source, &mut File::create(path).unwrap()).unwrap();
 }
 
 fn mode(path: &Path) -> u32 {
