@@ -35,3 +35,5 @@ pub mod listeners;
 pub mod server;
 #[cfg(any(feature = "agent", feature = "cli"))]
 pub mod sys;
+#[cfg(feature = "agent")]
+pub mod throttle;

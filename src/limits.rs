@@ -26,11 +26,55 @@ pub const EXECS_RUNNING: usize = 64;
 /// Output kept for the answer of `POST /v1/exec`, each stream, in bytes. More is what `exec/stream` is for.
 pub const EXEC_BUFFERED_OUTPUT_BYTES: usize = 8 * 1024 * 1024;
 
-/// Output read at once from an exec's pipe and sent as one chunk, in bytes.
-pub const EXEC_CHUNK_BYTES: usize = 32 * 1024;
+/// Output read at once from an exec's pipe and sent as one chunk, in bytes: what a pipe holds.
+pub const EXEC_CHUNK_BYTES: usize = 64 * 1024;
 
-/// Chunks waiting for the reader of an exec stream; then the command waits.
-pub const EXEC_QUEUED_CHUNKS: usize = 16;
+/// Output of one exec that can be read again, in bytes (`exec.replay_bytes`). Some ten thousand lines, and longer than a
+/// connection needs to come back.
+pub const EXEC_REPLAY_BYTES: usize = 1024 * 1024;
+
+/// The same for all execs together, in bytes (`exec.replay_total_bytes`): one full ring for each exec that may run. Over it the
+/// oldest output goes, and readers are told.
+pub const EXEC_REPLAY_TOTAL_BYTES: usize = 64 * 1024 * 1024;
+
+/// What a piece of output costs beside its bytes, so that output that comes byte by byte cannot take a hundred times its size.
+pub const EXEC_PIECE_OVERHEAD: usize = 128;
+
+/// Where output on disk goes, unless configured (`exec.spill_dir`).
+pub const EXEC_SPILL_DIR: &str = "/var/lib/guestd/spill";
+
+/// Output on disk of all execs with `spill` together, in bytes (`exec.spill_bytes`).
+pub const EXEC_SPILL_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// Free space that spilling leaves on the file system, in bytes: a full disk breaks more than a log.
+pub const EXEC_SPILL_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Output written to disk, and read back, at once, in bytes. A reader of spilled output holds this much.
+pub const EXEC_SPILL_BATCH_BYTES: usize = 256 * 1024;
+
+/// Readers attached to one exec. Each costs little; hundreds are a client that forgets to close.
+pub const EXEC_READERS: usize = 64;
+
+/// Ended execs whose records are kept. The oldest goes first.
+pub const EXEC_RECORDS: usize = 256;
+
+/// How long the record of an ended exec is kept.
+pub const EXEC_RECORD_AGE: Duration = Duration::from_secs(60 * 60);
+
+/// Argv that a record keeps for showing, in bytes; what is longer is cut.
+pub const EXEC_RECORD_COMMAND_BYTES: usize = 4 * 1024;
+
+/// Pieces of standard input, of at most a chunk each, that wait for the command to read; then the sender waits.
+pub const EXEC_STDIN_QUEUE: usize = 4;
+
+/// The longest that `GET /v1/exec/{id}?wait_secs=` waits: shorter than what proxies and clients take for a dead connection.
+pub const EXEC_WAIT_TIME: Duration = Duration::from_secs(60);
+
+/// Entries in one answer of `GET /v1/logs`.
+pub const LOG_ENTRIES: usize = 1000;
+
+/// Output in one answer of `GET /v1/logs`, in bytes; one entry is always given.
+pub const LOG_BYTES: usize = 4 * 1024 * 1024;
 
 /// Output kept for all running `POST /v1/exec` together, in bytes, so that many of them do not fill a small VM's memory. An
 /// exec that finds nothing left of it is cut like one over its own limit.
@@ -100,13 +144,17 @@ pub const PROCESS_COMMAND_BYTES: usize = 512;
 pub const CONFIG_FILE_BYTES: u64 = 256 * 1024;
 
 /// From SIGTERM to the end of the agent: running responses are completed within it.
-pub const DRAIN_TIME: Duration = Duration::from_secs(10);
+pub const DRAIN_TIME: Duration = Duration::from_secs(8);
+
+/// After that, for the agent's own tasks to end: the bridge resets its connections and lets its ports go. With the time that
+/// execs take to end, all is below the unit's TimeoutStopSec of 20 s.
+pub const STOP_TIME: Duration = Duration::from_secs(1);
 
 /// Response body that the client reads into memory, in bytes; above two exec outputs at their largest, which is all control
 /// characters (6 bytes each in JSON) and base64 beside it (a third more): 117 MiB.
 pub const CLIENT_BODY_BYTES: usize = 128 * 1024 * 1024;
 
-/// One NDJSON line that the client accepts, in bytes; a chunk is at most a third of it.
+/// One NDJSON line that the client accepts, in bytes; a chunk of 64 KiB takes 86 KiB in base64.
 pub const CLIENT_LINE_BYTES: usize = 256 * 1024;
 
 /// One half of an SSH key pair, in bytes; an ed25519 one takes 400.
@@ -148,6 +196,52 @@ pub const TOKEN_BYTES: usize = 8 * 1024;
 
 /// Body of an answer that is no success, in bytes: a sentence and a code.
 pub const CLIENT_ERROR_BODY_BYTES: usize = 64 * 1024;
+
+/// For how long a client that lost an exec's connection tries to attach again. A restart of the agent or a resume of the VM takes
+/// less; longer, and whoever waits should be told.
+pub const CLIENT_REATTACH_TIME: Duration = Duration::from_secs(5);
+
+/// One wait for the end of an exec; then it is asked again, so that a connection that died silently is noticed.
+pub const CLIENT_WAIT_TIME: Duration = Duration::from_secs(30);
+
+/// Standard input that a client keeps, in bytes, to send it again should the connection be lost.
+pub const CLIENT_STDIN_KEPT_BYTES: usize = 1024 * 1024;
+
+/// Bytes that a client reads from its standard input, or a tunnel's socket, and sends at once.
+pub const CLIENT_READ_BYTES: usize = 32 * 1024;
+
+/// WebSocket message that a client accepts, in bytes; the agent's are `EXEC_CHUNK_BYTES` and a byte of channel.
+pub const CLIENT_MESSAGE_BYTES: usize = 1024 * 1024;
+
+/// Chunks between the parts of guestctl: what was read and not yet sent, or received and not yet written.
+pub const CLIENT_QUEUED_CHUNKS: usize = 8;
+
+/// Connections through one `guestctl tunnel` at once; more wait to be accepted.
+pub const CLIENT_TUNNEL_CONNECTIONS: usize = 128;
+
+/// A message that a WebSocket's client may send, in bytes. Clients send what they read at once, which is at most 64 KiB.
+pub const WEBSOCKET_MESSAGE_BYTES: usize = 256 * 1024;
+
+/// Pings of a client that reads nothing, before it is closed; their answers wait in memory, 150 bytes each.
+pub const WEBSOCKET_PINGS: usize = 64;
+
+/// From our close of a WebSocket to the client's.
+pub const WEBSOCKET_CLOSE_TIME: Duration = Duration::from_secs(5);
+
+/// WebSockets on execs at once.
+pub const EXEC_SOCKETS: usize = 128;
+
+/// Messages of an exec's WebSocket that wait for the command to read its input, so that a resize behind them is seen.
+pub const EXEC_SOCKET_QUEUED_INPUT: usize = 8;
+
+/// Tunnels at once. Two descriptors each.
+pub const TUNNELS: usize = 128;
+
+/// Read at once from a tunnel's service and sent as one message, in bytes.
+pub const TUNNEL_CHUNK_BYTES: usize = 64 * 1024;
+
+/// For a service of this VM to accept a tunnel. One that does not has a full queue and is stuck.
+pub const TUNNEL_CONNECT_TIME: Duration = Duration::from_secs(5);
 
 /// Content that a JSON answer or request of `/v1/files` carries, in bytes: in base64 it fits a request's body. More goes as
 /// `application/octet-stream`, which has no bound but the disk.

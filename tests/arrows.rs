@@ -15,17 +15,21 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["api", "limits"]),
     ("cli", &["api", "limits", "client", "archive", "sys"]),
     ("facts", &[]),
+    ("throttle", &[]),
     ("sys", &["facts", "limits"]),
     ("archive", &["limits", "sys"]),
     ("config", &["api", "limits"]),
     ("listeners", &["api", "limits", "config", "facts", "sys"]),
-    ("bridge", &["api", "limits", "config", "facts", "sys", "listeners"]),
+    ("bridge", &["api", "limits", "config", "facts", "sys", "listeners", "throttle"]),
     ("exec", &["api", "limits", "facts", "sys"]),
     ("files", &["api", "limits", "facts", "sys", "archive"]),
     ("keys", &["limits", "sys"]),
     ("install", &["limits", "sys", "keys"]),
     ("health", &["api", "limits", "config", "listeners", "bridge", "keys"]),
-    ("server", &["api", "limits", "config", "sys", "listeners", "bridge", "exec", "files", "keys", "health"]),
+    (
+        "server",
+        &["api", "limits", "config", "sys", "listeners", "bridge", "exec", "files", "keys", "health", "throttle"],
+    ),
     ("agent", &["limits", "config", "sys", "listeners", "bridge", "exec", "files", "keys", "health", "server"]),
 ];
 

@@ -57,6 +57,8 @@ pub enum ErrorCode {
     BadWorkingDir,
     /// 422: no such user or group in the guest.
     UserNotFound,
+    /// 422: a limit on an exec that nothing in the guest can keep; the sentence names the cgroup2 controller that is missing.
+    LimitsUnsupported,
     /// 422: the path leads to a directory, where a file was expected.
     IsDirectory,
     /// 422: the path, or what is on its way, is no directory.

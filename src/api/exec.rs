@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Body of `POST /v1/exec` and `POST /v1/exec/stream`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExecRequest {
     /// Program and arguments: an argv, no shell. The program is looked up in the exec's PATH.
@@ -57,7 +57,7 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// Size of a terminal, in characters. Body of `POST /v1/exec/{id}/resize`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TtySize {
     /// Lines.
@@ -67,7 +67,7 @@ pub struct TtySize {
 }
 
 /// Bounds on a command and all that it starts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExecLimits {
     /// Memory in bytes (memory.max of cgroup-v2).
@@ -195,6 +195,13 @@ pub struct AttachRequest {
     /// Only what comes from now on; not together with `cursor`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub from_latest: bool,
+}
+
+/// Answer of `POST /v1/exec/{id}/stdin`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StdinAccepted {
+    /// Bytes that calls like this one have given to the exec so far; the `offset` of what follows.
+    pub accepted: u64,
 }
 
 /// Body of `POST /v1/exec/{id}/signal`.

@@ -17,7 +17,7 @@ pub use channel::{Channel, ChannelStatus, SUBPROTOCOL};
 pub use error::{ErrorBody, ErrorCode};
 pub use exec::{
     AttachRequest, ExecExit, ExecLimits, ExecRequest, ExecResult, ExecState, ExecStatus, ExecUsage, LogEntry, Logs,
-    OutputStream, SignalRequest, SignalTarget, StreamFrame, TtySize,
+    OutputStream, SignalRequest, SignalTarget, StdinAccepted, StreamFrame, TtySize,
 };
 pub use files::{
     FileContent, FileList, FileMode, FileQuery, FileStat, FileType, FileWrite, OCTET_STREAM, TAR, TreeWritten,

@@ -15,7 +15,8 @@ use crate::limits;
 
 use super::Endpoint;
 
-/// One call of guestd's HTTP interface; prints as `GET /v1/info`.
+/// One call of guestd's HTTP interface; prints as `GET /v1/info`. Where its path has a variable part, as in
+/// `GET /v1/exec/{id}`, guestd's own sentence says which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call {
     verb: Verb,
@@ -130,6 +131,20 @@ pub enum ClientError {
         /// What came instead of an answer.
         why: String,
     },
+    /// A tunnel ended otherwise than by an end in both directions.
+    TunnelBroken {
+        /// The VM.
+        endpoint: Endpoint,
+        /// TCP port in the VM.
+        port: u16,
+        /// Which of the three broke, and how.
+        why: String,
+    },
+    /// The kernel gave no random number; nothing was asked.
+    NoRandomness {
+        /// Why.
+        why: String,
+    },
     /// What was to be sent could not be read; the guest keeps what it had.
     Source {
         /// The call.
@@ -177,6 +192,10 @@ impl ClientError {
             Self::Protocol { endpoint, call, why } => {
                 format!("the answer to {call} from {endpoint} is not guestd's: {why}")
             }
+            Self::TunnelBroken { endpoint, port, why } => {
+                format!("the tunnel to port {port} of {endpoint} broke: {why}")
+            }
+            Self::NoRandomness { why } => format!("no id for an exec could be made, nor a key for a connection: {why}"),
             Self::Source { call, why } => format!("{call} was not completed: what it sends cannot be read: {why}"),
             Self::StreamCutOff { endpoint, exec_id, cursor, why } => {
                 let exec = exec_id.as_deref().map_or(Cow::Borrowed("an exec"), |id| Cow::Owned(format!("exec {id}")));
@@ -211,6 +230,11 @@ impl ClientError {
             Self::Protocol { .. } => {
                 "check the endpoint, and that guestd in the VM and this client are of one version".into()
             }
+            Self::TunnelBroken { .. } => "see whether the service in the VM still runs, then connect again".into(),
+            Self::NoRandomness { .. } => "check that this system has getrandom(2) or /dev/urandom".into(),
+            Self::StreamCutOff { exec_id: Some(id), .. } => {
+                format!("the command may still run in the VM: see it with `guestctl attach {id}`").into()
+            }
             Self::Source { .. } => "check the file or program that it comes from".into(),
             Self::StreamCutOff { .. } => {
                 "the command may still run in the VM: see what it has done before running it again".into()
@@ -226,7 +250,11 @@ impl ClientError {
             Self::Protocol { .. } | Self::RequestTooLarge { .. } | Self::TargetTooLong { .. } | Self::Source { .. } => {
                 true
             }
-            Self::Timeout { .. } | Self::Disconnected { .. } | Self::StreamCutOff { .. } => false,
+            Self::NoRandomness { .. } => true,
+            Self::Timeout { .. }
+            | Self::Disconnected { .. }
+            | Self::StreamCutOff { .. }
+            | Self::TunnelBroken { .. } => false,
         }
     }
 }

@@ -74,6 +74,23 @@ impl Question {
     }
 }
 
+/// A text as one segment of a path, or as a value of a query: everything but RFC 3986's unreserved characters as %XX.
+pub(super) fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => escaped.push(byte.into()),
+            other => {
+                escaped.push('%');
+                for digit in [other >> 4, other & 15] {
+                    escaped.extend(char::from_digit(digit.into(), 16).map(|digit| digit.to_ascii_uppercase()));
+                }
+            }
+        }
+    }
+    escaped
+}
+
 /// A response whose body is still to be read.
 pub(super) struct Reply {
     pub(super) status: StatusCode,
@@ -100,7 +117,8 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    async fn open(stream: Box<dyn Duplex>) -> hyper::Result<Self> {
+    /// Speaks HTTP on a stream.
+    pub(super) async fn open(stream: Box<dyn Duplex>) -> hyper::Result<Self> {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         Ok(Self::of(sender, connection))
     }
@@ -108,11 +126,12 @@ impl Connection {
     /// Of the two sides that hyper gives.
     pub(super) fn of(sender: SendRequest<Body>, connection: http1::Connection<TokioIo<Box<dyn Duplex>>, Body>) -> Self {
         // Its error reaches the caller through the response.
-        let io = Io(Some(Box::pin(connection.map(drop))));
+        let io = Io(Some(Box::pin(connection.with_upgrades().map(drop))));
         Self { sender, io }
     }
 
-    async fn exchange(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
+    /// Sends the request and waits for the head of its answer.
+    pub(super) async fn exchange(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
         let response = self.sender.send_request(request);
         self.io.drive(response).await
     }
@@ -246,4 +265,15 @@ pub(super) fn excerpt(body: &[u8]) -> String {
         start.push('…');
     }
     format!("{start:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_for_something_in_a_path_is_escaped() {
+        assert_eq!(escaped("build-7_a.~"), "build-7_a.~");
+        assert_eq!(escaped("a/b?c=%é"), "a%2Fb%3Fc%3D%25%C3%A9");
+    }
 }

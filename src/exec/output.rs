@@ -1,27 +1,26 @@
-//! The two output pipes of a command, read in the order in which they have something, until the command is over.
+//! The output of a command, read in the order in which its streams have something, until the command is over.
 //!
 //! Over is not the end of file: a daemon that the command left behind holds the pipes as long as it lives. After the exit all
-//! that the command itself has written is in the pipes and is owed to the reader; what comes then is awaited for a short silence
-//! only. A reader that is slow makes the command wait, for nothing is read meanwhile; the time that it takes counts for nothing.
+//! that the command itself has written is in the pipes and is owed to the journal; what comes then is awaited for a short silence
+//! only. Where the journal makes the command wait, nothing is read meanwhile; the time that it takes counts for nothing.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use tokio::net::unix::pipe::Receiver;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-use super::sink::Sink;
+use super::io::Source;
+use super::journal::Journal;
 use crate::api::OutputStream;
 use crate::limits;
-use crate::sys::process::pending;
 
-/// stdout and stderr of one command.
+/// stdout and stderr of one command, each until its end.
 #[derive(Debug)]
 pub(super) struct Output {
-    stdout: Pipe,
-    stderr: Pipe,
+    stdout: Option<Source>,
+    stderr: Option<Source>,
+    buffer: BytesMut,
 }
 
 /// How long to wait for more after the exit.
@@ -34,85 +33,97 @@ pub(super) struct Patience {
 }
 
 impl Output {
-    /// Takes the read ends. Needs to be called within a runtime.
-    ///
-    /// # Errors
-    /// Where they are no pipes, or epoll has no room.
-    pub(super) fn new(stdout: OwnedFd, stderr: OwnedFd) -> io::Result<Self> {
-        Ok(Self {
-            stdout: Pipe(Some(Receiver::from_owned_fd(stdout)?)),
-            stderr: Pipe(Some(Receiver::from_owned_fd(stderr)?)),
-        })
+    /// Reads these; a terminal has one stream only.
+    pub(super) fn new(stdout: Source, stderr: Option<Source>) -> Self {
+        Self { stdout: Some(stdout), stderr, buffer: BytesMut::new() }
     }
 
-    /// Hands all output to the sink. Returns when both pipes have ended, or the command has exited and its output is drained.
-    pub(super) async fn forward(&mut self, sink: &mut Sink, mut exited: oneshot::Receiver<()>, patience: Patience) {
+    /// Hands all output to the journal. Returns when both streams have ended, or the command has exited and its output is drained.
+    pub(super) async fn forward(&mut self, journal: &Journal, mut exited: oneshot::Receiver<()>, patience: Patience) {
         let mut drain: Option<Drain> = None;
         while !self.is_over() {
-            let Self { stdout, stderr } = self;
             let deadline = drain.as_ref().and_then(Drain::deadline);
-            let (stream, bytes) = tokio::select! {
-                bytes = stdout.next(), if stdout.0.is_some() => (OutputStream::Stdout, bytes),
-                bytes = stderr.next(), if stderr.0.is_some() => (OutputStream::Stderr, bytes),
+            let stream = tokio::select! {
+                stream = self.ready() => stream,
                 _ = &mut exited, if drain.is_none() => {
-                    let owed = [stdout.pending(), stderr.pending()];
-                    drain = Some(Drain::begin(Instant::now(), patience, owed));
+                    drain = Some(Drain::begin(Instant::now(), patience, self.pending()));
                     continue;
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => return,
             };
+            let Some(bytes) = self.read(stream) else { continue };
             let before = Instant::now();
             let count = bytes.len();
-            sink.chunk(stream, bytes).await;
+            if let Some(spare) = journal.append(stream, bytes).await {
+                self.recycle(spare);
+            }
             if let Some(drain) = &mut drain {
                 drain.handed_over(stream, count, before, Instant::now());
             }
         }
     }
 
-    /// Whether both pipes have ended.
+    /// Whether both streams have ended.
     pub(super) fn is_over(&self) -> bool {
-        self.stdout.0.is_none() && self.stderr.0.is_none()
+        self.stdout.is_none() && self.stderr.is_none()
     }
 
-    /// Reads what comes and throws it away, until both pipes have ended.
+    /// Reads what comes and throws it away, until both streams have ended.
     pub(super) async fn discard(mut self) {
         while !self.is_over() {
-            let Self { stdout, stderr } = &mut self;
-            tokio::select! {
-                _ = stdout.next(), if stdout.0.is_some() => {}
-                _ = stderr.next(), if stderr.0.is_some() => {}
-            }
+            let stream = self.ready().await;
+            self.read(stream);
         }
     }
-}
 
-/// A read end, until its end of file.
-#[derive(Debug)]
-struct Pipe(Option<Receiver>);
+    /// Waits until a stream has something, or has ended.
+    async fn ready(&self) -> OutputStream {
+        async fn one(source: Option<&Source>) {
+            match source {
+                Some(source) => source.ready().await,
+                None => std::future::pending().await,
+            }
+        }
+        tokio::select! {
+            () = one(self.stdout.as_ref()) => OutputStream::Stdout,
+            () = one(self.stderr.as_ref()) => OutputStream::Stderr,
+        }
+    }
 
-impl Pipe {
-    /// The next bytes; none at the end of file, after which the pipe is closed. Loses nothing when dropped half-way.
-    async fn next(&mut self) -> Vec<u8> {
-        loop {
-            let Some(pipe) = &self.0 else {
-                return Vec::new();
-            };
-            let ready = pipe.readable().await;
+    /// What a stream has: nothing yet (`None`), bytes, or no bytes at its end, after which it is closed.
+    ///
+    /// Much is given away with the buffer that it was read into, little is copied, so that what is kept of it takes little.
+    fn read(&mut self, stream: OutputStream) -> Option<Bytes> {
+        const MUCH: usize = limits::EXEC_CHUNK_BYTES / 8 * 7;
+        let source = match stream {
+            OutputStream::Stdout => &mut self.stdout,
+            OutputStream::Stderr => &mut self.stderr,
+        };
+        if self.buffer.capacity() < limits::EXEC_CHUNK_BYTES {
             // Room is taken only now that there is something, so a silent command costs no buffer.
-            let mut bytes = Vec::with_capacity(limits::EXEC_CHUNK_BYTES);
-            match ready.and_then(|()| pipe.try_read_buf(&mut bytes)) {
-                Ok(count) if count > 0 => return bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(error) => tracing::warn!(%error, "reading a command's output failed"),
-                Ok(_) => {}
-            }
-            self.0 = None;
+            self.buffer = BytesMut::with_capacity(limits::EXEC_CHUNK_BYTES);
+        }
+        self.buffer.clear();
+        let count = source.as_ref().map_or(Some(0), |source| source.read(&mut self.buffer))?;
+        if count == 0 {
+            *source = None;
+            Some(Bytes::new())
+        } else if count >= MUCH {
+            Some(std::mem::take(&mut self.buffer).freeze())
+        } else {
+            Some(Bytes::copy_from_slice(&self.buffer))
         }
     }
 
-    fn pending(&self) -> usize {
-        self.0.as_ref().map_or(0, |pipe| pending(pipe.as_fd()).unwrap_or(0))
+    /// Reads into this buffer again, where one is needed.
+    fn recycle(&mut self, buffer: BytesMut) {
+        if self.buffer.capacity() < limits::EXEC_CHUNK_BYTES {
+            self.buffer = buffer;
+        }
+    }
+
+    fn pending(&self) -> [usize; 2] {
+        [&self.stdout, &self.stderr].map(|source| source.as_ref().map_or(0, Source::pending))
     }
 }
 
@@ -131,7 +142,7 @@ impl Drain {
         Self { patience, owed, quiet_until: now + patience.silence, until: now + patience.limit }
     }
 
-    /// Notes that so many bytes were given to the reader, who took from `before` to `after` to take them.
+    /// Notes that so many bytes were handed over, which took from `before` to `after` to take them.
     fn handed_over(&mut self, stream: OutputStream, count: usize, before: Instant, after: Instant) {
         let owed = &mut self.owed[stream as usize];
         // At the end of file nothing is owed any more, whatever was counted.

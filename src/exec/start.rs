@@ -6,17 +6,19 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use tokio::net::unix::pipe::Sender;
-
 use super::accounts::{self, Account};
+use super::config::ExecConfig;
 use super::environment::{self, Variables};
 use super::error::{ExecError, shown};
-use super::execs::ExecConfig;
+use super::io::Io;
 use super::order::Order;
-use super::output::Output;
 use super::program::{Attempt, candidates};
+use super::record::Live;
+use super::resources;
+use super::terminal::{self, Terminal};
 use super::tree::{Lingering, Tree};
-use crate::sys::cgroup::Cgroup;
+use crate::api::TtySize;
+use crate::sys::cgroup::{Cgroup, CgroupParent};
 use crate::sys::pidfd::{Pidfd, WatchedPidfd};
 use crate::sys::process::{Credentials, Launch, LaunchError, Stage, c_string, effective_ids};
 
@@ -28,11 +30,10 @@ const BUSY_PAUSE: Duration = Duration::from_millis(10);
 /// A command that runs.
 #[derive(Debug)]
 pub(super) struct Started {
-    pub(super) leader: WatchedPidfd,
-    pub(super) tree: Tree,
-    pub(super) output: Output,
-    /// Where stdin goes, and what.
-    pub(super) stdin: Option<(Sender, Vec<u8>)>,
+    pub(super) live: Live,
+    pub(super) io: Io,
+    /// What the command is to read first.
+    pub(super) stdin: Option<Vec<u8>>,
     pub(super) at: Instant,
 }
 
@@ -47,9 +48,14 @@ pub(super) fn start(config: &ExecConfig, lingering: &Lingering, id: &str, order:
         })
         .ok()
     });
+    let have = config.cgroup.as_ref().map(CgroupParent::controllers).unwrap_or_default();
+    if let Err(error) = resources::impose(&ready.order.bounds, cgroup.as_ref(), have) {
+        discard(lingering, cgroup);
+        return Err(error);
+    }
     match ready.launch(cgroup.as_ref()) {
         Ok(launched) => ready.started(launched, cgroup),
-        Err(Failure::Launch(error)) if error.stage == Stage::Cgroup => {
+        Err(Failure::Launch(error)) if error.stage == Stage::Cgroup && ready.order.bounds.is_empty() => {
             tracing::warn!(%error, "an exec could not join its cgroup; it gets a session only");
             discard(lingering, cgroup);
             match ready.launch(None) {
@@ -79,13 +85,21 @@ struct Ready {
     env: Variables,
     candidates: Vec<Vec<u8>>,
     directories: Vec<PathBuf>,
+    /// Whose terminals can be written to by write(1) and wall(1).
+    tty_group: Option<u32>,
 }
 
 /// Our ends of what was started.
 struct Launched {
     leader: Pidfd,
-    output: Output,
-    stdin: Option<Sender>,
+    io: Io,
+}
+
+/// The command's ends of its streams.
+struct Theirs {
+    stdin: Option<OwnedFd>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
 }
 
 enum Failure {
@@ -103,6 +117,9 @@ impl Ready {
             Variables::new()
         });
         let mut env = environment::login(&account);
+        if order.tty.is_some() {
+            env.insert("TERM".to_owned(), terminal::TERM.into());
+        }
         env.extend(config.base_env.iter().map(|(key, value)| (key.clone(), value.clone().into_bytes())));
         env.extend(file);
         env.append(&mut order.env);
@@ -114,7 +131,8 @@ impl Ready {
             check_directory(directory)?;
         }
         let candidates = candidates(&order.program, env.get("PATH").map_or(b"", Vec::as_slice));
-        Ok(Self { order, account, env, candidates, directories })
+        let tty_group = order.tty.and_then(|_| accounts::group("tty", &config.group));
+        Ok(Self { order, account, env, candidates, directories, tty_group })
     }
 
     fn launch(&self, cgroup: Option<&Cgroup>) -> Result<Launched, Failure> {
@@ -138,21 +156,7 @@ impl Ready {
             .map(Cgroup::join_handle)
             .transpose()
             .map_err(|source| Failure::Launch(LaunchError { stage: Stage::Cgroup, source }))?;
-        let pipe = || {
-            let ends = io::pipe().map(|(read, write)| (OwnedFd::from(read), OwnedFd::from(write)));
-            ends.map_err(|source| Failure::Launch(LaunchError { stage: Stage::Fork, source }))
-        };
-        let (stdout, child_stdout) = pipe()?;
-        let (stderr, child_stderr) = pipe()?;
-        let output = Output::new(stdout, stderr).map_err(other("watching its output"))?;
-        let (stdin, child_stdin) = match &self.order.stdin {
-            None => (None, None),
-            Some(_) => {
-                let (child, ours) = pipe()?;
-                let ours = Sender::from_owned_fd(ours).map_err(other("watching its stdin"))?;
-                (Some(ours), Some(child))
-            }
-        };
+        let (io, theirs) = self.streams()?;
         let launch = Launch {
             programs: strings(&self.candidates).map_err(other("reading PATH"))?,
             argv: self.order.argv.clone(),
@@ -160,12 +164,48 @@ impl Ready {
             directories: directories(&self.directories).map_err(other("reading its home"))?,
             credentials: self.credentials(),
             cgroup_procs,
-            stdin: child_stdin,
-            stdout: child_stdout,
-            stderr: child_stderr,
+            stdin: theirs.stdin,
+            stdout: theirs.stdout,
+            stderr: theirs.stderr,
+            controlling_terminal: self.order.tty.is_some(),
         };
         let leader = launch.spawn().map_err(Failure::Launch)?;
-        Ok(Launched { leader, output, stdin })
+        Ok(Launched { leader, io })
+    }
+
+    /// Our ends and those of the command.
+    fn streams(&self) -> Result<(Io, Theirs), Failure> {
+        match self.order.tty {
+            Some(size) => self.terminal(size),
+            None => self.pipes(),
+        }
+    }
+
+    fn terminal(&self, size: TtySize) -> Result<(Io, Theirs), Failure> {
+        let owner = self.credentials().map(|credentials| credentials.uid);
+        let (terminal, [stdin, stdout, stderr]) =
+            Terminal::open(size, owner, self.tty_group).map_err(|source| match source.raw_os_error() {
+                // Told as for processes: there is no room for another one now.
+                Some(libc::ENOSPC | libc::EMFILE | libc::ENFILE | libc::ENOMEM) => {
+                    Failure::Launch(LaunchError { stage: Stage::Terminal, source })
+                }
+                _ => Failure::Other(ExecError::Start { what: "opening a terminal for it", source }),
+            })?;
+        Ok((Io::Terminal(terminal), Theirs { stdin: Some(stdin), stdout, stderr }))
+    }
+
+    fn pipes(&self) -> Result<(Io, Theirs), Failure> {
+        let pipe = || {
+            let ends = io::pipe().map(|(read, write)| (OwnedFd::from(read), OwnedFd::from(write)));
+            ends.map_err(|source| Failure::Launch(LaunchError { stage: Stage::Fork, source }))
+        };
+        let (stdout, child_stdout) = pipe()?;
+        let (stderr, child_stderr) = pipe()?;
+        let wanted = self.order.stdin.is_some() || self.order.stdin_open;
+        let (child_stdin, stdin) = wanted.then(pipe).transpose()?.unzip();
+        let io = Io::pipes(stdout, stderr, stdin)
+            .map_err(|source| Failure::Other(ExecError::Start { what: "watching its streams", source }))?;
+        Ok((io, Theirs { stdin: child_stdin, stdout: child_stdout, stderr: child_stderr }))
     }
 
     /// None for an agent without privileges that runs a command as itself: it may not even set the groups that it has.
@@ -177,7 +217,7 @@ impl Ready {
 
     fn started(self, launched: Launched, cgroup: Option<Cgroup>) -> Result<Started, ExecError> {
         let at = Instant::now();
-        let Launched { leader, output, stdin } = launched;
+        let Launched { leader, io } = launched;
         let tree = cgroup.map_or(Tree::Session(leader.pid()), Tree::Cgroup);
         let leader = WatchedPidfd::new(leader).map_err(|(leader, source)| {
             // Nobody could tell when it ends, so it does not run.
@@ -185,7 +225,8 @@ impl Ready {
             let _ = leader.signal(libc::SIGKILL).and_then(|_| leader.wait());
             ExecError::Start { what: "watching it", source }
         })?;
-        Ok(Started { leader, tree, output, stdin: stdin.zip(self.order.stdin), at })
+        let terminal = io.terminal();
+        Ok(Started { live: Live { leader, tree, terminal }, io, stdin: self.order.stdin, at })
     }
 
     fn explain(&self, failure: Failure) -> ExecError {

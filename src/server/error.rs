@@ -60,6 +60,7 @@ fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::BadEnv
         | ErrorCode::BadWorkingDir
         | ErrorCode::UserNotFound
+        | ErrorCode::LimitsUnsupported
         | ErrorCode::IsDirectory
         | ErrorCode::NotDirectory
         | ErrorCode::NotRegular

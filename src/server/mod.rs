@@ -8,10 +8,13 @@ mod auth;
 mod body;
 mod error;
 mod listen;
+mod query;
 mod report;
 mod routes;
+mod websocket;
 
 pub use accept::{Peer, serve};
 pub use listen::{UnixEndpoint, VsockEndpoint, vsock_state};
 pub use report::{Agent, Phase};
 pub use routes::router;
+pub use websocket::Sockets;

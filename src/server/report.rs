@@ -11,6 +11,7 @@ use std::{
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
+use super::Sockets;
 use crate::{
     api::{BootTimings, Check, CheckState, Health, Identity, Info, Listener, Status},
     bridge::BridgeHandle,
@@ -43,6 +44,8 @@ pub struct Agent {
     pub vsock: watch::Receiver<Part>,
     /// The configured address, once it is set.
     pub guest_address: watch::Receiver<Part>,
+    /// WebSockets that are open.
+    pub sockets: Sockets,
     /// How far the agent is.
     pub phase: Phase,
 }

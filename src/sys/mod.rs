@@ -10,6 +10,8 @@ pub mod pidfd;
 #[cfg(feature = "agent")]
 pub mod process;
 #[cfg(feature = "agent")]
+pub mod pty;
+#[cfg(feature = "agent")]
 pub mod root_dir;
 #[cfg(feature = "agent")]
 pub mod rtnl;
