@@ -25,7 +25,7 @@ fn digits(number: usize) -> usize {
     number.checked_ilog10().unwrap_or(0) as usize + 1
 }
 
-/// A record: its key and its value, both any bytes.
+/// Key and value of a record.
 type Record<'a> = (&'a [u8], &'a [u8]);
 
 /// The records in a header's content; an error where it is not made of them.

@@ -90,7 +90,8 @@ impl Client {
         self.download(call, question).await
     }
 
-    /// A directory of the VM, or one entry, as a tar stream: see [`archive`](crate::api::TAR).
+    /// A directory of the VM, as `./` and names relative to it, or one entry by its name, as a tar stream. It is whole if it has
+    /// tar's end mark.
     pub async fn get_tree(&self, path: &Path) -> Result<Download, ClientError> {
         let call = Call::get(TREE);
         self.download(call, Question::new(call).to(target(TREE, &query(path)))).await

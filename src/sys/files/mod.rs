@@ -110,7 +110,7 @@ impl From<FileStat> for Stat {
             mtime: Time { secs: stat.st_mtime, nanos: stat.st_mtime_nsec.try_into().unwrap_or(0) },
             dev: stat.st_dev,
             ino: stat.st_ino,
-            links: stat.st_nlink,
+            links: wide(stat.st_nlink),
             rdev: stat.st_rdev,
         }
     }
@@ -268,7 +268,7 @@ impl Dir {
     /// Is the file system that it is on made up by the kernel (proc, sysfs, cgroup and the like)?
     pub fn is_pseudo(&self) -> io::Result<bool> {
         /// `PROC_SUPER_MAGIC` and its like, of linux/magic.h.
-        const PSEUDO: [u32; 14] = [
+        const PSEUDO: [u64; 14] = [
             0x9fa0,
             0x6265_6572,
             0x1cd1,
@@ -284,8 +284,8 @@ impl Dir {
             0x4249_4e4d,
             0xde5e_81e4,
         ];
-        // The field is of another width and sign in each libc; the numbers have 32 bits.
-        let kind = fstatfs(&self.0)?.filesystem_type().0 as u32;
+        // Signed with glibc, unsigned with musl; the numbers have 32 bits.
+        let kind = fstatfs(&self.0)?.filesystem_type().0 as u64 & 0xffff_ffff;
         Ok(PSEUDO.contains(&kind))
     }
 }
@@ -348,6 +348,11 @@ pub fn set_mtime(fd: impl AsFd, mtime: Time) -> io::Result<()> {
 /// May this process give files to others and make devices?
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
+}
+
+/// A number whose width differs between architectures.
+fn wide(number: impl Into<u64>) -> u64 {
+    number.into()
 }
 
 fn timespec(time: Time) -> TimeSpec {
