@@ -51,6 +51,11 @@ check: build
     cargo deny --offline --log-level error check bans licenses sources
     shellcheck --external-sources --source-path=SCRIPTDIR {{ shell_scripts }}
 
-# Measure one thing: size, start ...
-bench NAME='base':
+# Thousands of execs of every kind and a GiB each way, after which nothing may be left; report in target/soak.
+soak: build
+    @cargo run --quiet --locked --release --example soak
+
+# Measure one thing, reports in target/bench: base (size, start, memory), exec (beside ssh and qemu-ga; tests/bench/README.md).
+bench NAME='base': image
+    @cargo build --quiet --locked --release --bin guestctl
     @cargo run --quiet --locked --release --example bench-{{ NAME }}

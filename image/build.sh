@@ -84,7 +84,7 @@ fi
 rm -f "$out" "$inputs"
 
 mkdir -p "$(dirname "$out")"
-work=$(mktemp -d "$out.XXXXXX")
+work=$(realpath "$(mktemp -d "$out.XXXXXX")")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 root=$work/root
@@ -93,8 +93,20 @@ mkdir "$root"
 
 # ---- The root file system, then what is laid on it. Overlays come from working copies: their owners and a umask's group write bits
 # ---- mean nothing. /lib and /bin may be links in the root and directories in an overlay.
+#
+# A root file system has absolute links (Debian: /var/run -> /run), and here they lead to this machine's own directories: whatever
+# is written or removed below the root is looked at first.
 unpack() { tar -C "$root" --numeric-owner --xattrs --xattrs-include='*' -xpf "$1"; }
-lay() { tar -C "$1" --owner=0 --group=0 --mode=go-w -cf - . | tar -C "$root" --keep-directory-symlink --no-overwrite-dir -xpf -; }
+inside() { # DIR: is $root/DIR, with all links followed, still below the root?
+    case $(realpath -m -- "$root/$1")/ in "$root"/*) ;; *) return 1 ;; esac
+}
+lay() { # DIR
+    (cd "$1" && find . -type d) >"$work/directories"
+    while read -r dir; do
+        inside "$dir" || die "$1 has a directory ${dir#.}, which in the image is a link to $(realpath -m "$root/$dir"): use the name that it leads to"
+    done <"$work/directories"
+    tar -C "$1" --owner=0 --group=0 --mode=go-w -cf - . | tar -C "$root" --keep-directory-symlink --no-overwrite-dir -xpf -
+}
 
 if [ -d "$rootfs" ]; then
     tar -C "$rootfs" --numeric-owner --xattrs --xattrs-include='*' --one-file-system -cf "$work/rootfs.tar" .
@@ -116,14 +128,29 @@ each_overlay lay
 sed -E '/^(created|updated|unchanged) /d' "$work/installed" >&2
 
 # ---- What must be a VM's own is not in an image.
-rm -f "$root"/etc/ssh/ssh_host_*_key "$root"/etc/ssh/ssh_host_*_key.pub "$root/var/lib/systemd/random-seed" "$root/var/lib/dbus/machine-id"
-rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb "$root"/var/log/journal/* \
-    "$root"/tmp/* "$root"/var/tmp/* "$root/root/.bash_history"
-find "$root/var/log" -type f -exec truncate -s 0 {} + 2>/dev/null || true
+clean() { # DIR PATTERN: removes what is called so, directly in DIR
+    if [ -d "$root/$1" ] && inside "$1"; then find "$root/$1/" -mindepth 1 -maxdepth 1 -name "$2" -exec rm -rf {} +; fi
+}
+clean etc/ssh 'ssh_host_*_key*'
+clean var/lib/systemd random-seed
+clean var/lib/dbus machine-id
+clean var/lib/apt/lists '*'
+clean var/cache/apt '*.bin'
+clean var/cache/apt/archives '*.deb'
+clean var/log/journal '*'
+clean tmp '*'
+clean var/tmp '*'
+clean root .bash_history
+if [ -d "$root/var/log" ] && inside var/log; then find "$root/var/log/" -type f -exec truncate -s 0 {} +; fi
 # Present and empty: "uninitialized" or a missing file would make systemd run its first-boot presets.
-if [ -d "$root/etc/systemd" ]; then rm -f "$root/etc/machine-id"; : >"$root/etc/machine-id"; fi
-mkdir -p "$root/dev" "$root/proc" "$root/sys" "$root/run" "$root/tmp"
-chmod 1777 "$root/tmp"
+if [ -d "$root/etc/systemd" ] && inside etc; then
+    rm -f "$root/etc/machine-id"
+    : >"$root/etc/machine-id"
+fi
+for dir in dev proc sys run tmp; do
+    if [ ! -e "$root/$dir" ] && [ ! -L "$root/$dir" ]; then mkdir "$root/$dir"; fi
+done
+[ -L "$root/tmp" ] || chmod 1777 "$root/tmp"
 
 # ---- The file system. No lazy initialisation: it would be done by every VM again. All its tables are zero in a sparse file already.
 uuid=$(echo "$key" | sed 's/^\(.\{8\}\)\(.\{4\}\).\(.\{3\}\).\(.\{3\}\)\(.\{12\}\).*/\1-\2-4\3-8\4-\5/')

@@ -19,15 +19,20 @@ use crate::{
     bridge::{Bridge, Settings},
     config::{Config, GuestAddress, Problem},
     exec::{CgroupParent, ExecConfig, Execs},
+    files::Trees,
     health::Part,
     limits,
-    listeners::{OwnSockets, Watcher},
-    server::{self, Agent, Phase, UnixEndpoint, VsockEndpoint},
+    listeners::{LookNow, OwnSockets, Watcher},
+    server::{self, Agent, Phase, Sockets, UnixEndpoint, VsockEndpoint},
     sys::rtnl,
 };
 
 /// Time between two tries at what can come later: the vsock module, the network interface.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+
+/// From the wish to end an exec to its last frame.
+const EXEC_END_TIME: Duration =
+    Duration::from_secs(limits::EXEC_KILL_GRACE.as_secs() + limits::EXEC_DRAIN_TIME.as_secs() + 1);
 
 /// Runs the agent until SIGTERM or SIGINT, and drains.
 ///
@@ -50,13 +55,7 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
         routable_ports: config.routable_ports.clone(),
     };
     let (bridge, bridge_handle) = Bridge::new(settings, own);
-    let (cgroup_parent, cgroup) = match CgroupParent::detect() {
-        Ok(parent) => {
-            let found = format!("one for each exec under {}", parent.path().display());
-            (Some(parent), Part::Ok(found))
-        }
-        Err(why) => (None, Part::Failed(format!("{why}; execs are killed by process group, which setsid escapes"))),
-    };
+    let (cgroup_parent, cgroup) = exec_cgroups();
     let (vsock_state, vsock) = watch::channel(Part::Off("`vsock.enabled` is false".to_owned()));
     let (address_state, guest_address) = watch::channel(Part::Off("`ip6` is not set".to_owned()));
     let mut exec_config = ExecConfig {
@@ -69,20 +68,22 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
         ..ExecConfig::default()
     };
     exec_config.base_env.extend(config.vm_id.clone().map(|id| ("VERS_VM_ID".to_owned(), id)));
+    let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+    let connections = TaskTracker::new();
     let agent = Arc::new(Agent {
         execs: Execs::new(exec_config),
+        trees: Trees::default(),
         cgroup,
         observations: watcher.observations(),
         bridge: bridge_handle,
         vsock,
         guest_address,
+        sockets: Sockets::new(connections.clone(), drain.clone()),
         phase,
         config,
         problems,
     });
 
-    let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
-    let connections = TaskTracker::new();
     let tasks = TaskTracker::new();
     let router = server::router(Arc::clone(&agent));
     tasks.spawn(server::serve(unix, router.clone(), connections.clone(), drain.clone()));
@@ -105,7 +106,8 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     if let Some(address) = agent.config.ip6.clone() {
         address_state.send_replace(Part::Failed("the address of `ip6` is not set yet".to_owned()));
         let stop = stop.clone();
-        tasks.spawn(async move { stop.run_until_cancelled(set_guest_address(address, address_state)).await });
+        let setting = set_guest_address(address, address_state, watcher.looker());
+        tasks.spawn(async move { stop.run_until_cancelled(setting).await });
     }
     tasks.spawn(bridge.run(watcher.observations(), stop.clone()));
 
@@ -125,9 +127,30 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     end_execs(&agent).await;
     stop.cancel();
     tasks.close();
-    tasks.wait().await;
+    if tokio::time::timeout(limits::STOP_TIME, tasks.wait()).await.is_err() {
+        tracing::warn!(tasks = tasks.len(), "tasks are left behind");
+    }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Where execs get their cgroups, with which controllers, and what is to be said of it. Controllers that are missing are no fault:
+/// only limits on execs need them, and say so.
+fn exec_cgroups() -> (Option<CgroupParent>, Part) {
+    let mut parent = match CgroupParent::detect() {
+        Ok(parent) => parent,
+        Err(why) => {
+            return (None, Part::Failed(format!("{why}; execs are killed by process group, which setsid escapes")));
+        }
+    };
+    let missing = parent.enable_controllers().err().map(|why| format!("; no limits beyond these: {why}"));
+    let have = match parent.controllers() {
+        none if none.is_empty() => "no controllers".to_owned(),
+        some => format!("controllers {some}"),
+    };
+    let path = parent.path().display();
+    let found = format!("one for each exec under {path}, with {have}{}", missing.unwrap_or_default());
+    (Some(parent), Part::Ok(found))
 }
 
 /// Waits for running responses; at the deadline the execs that they wait for are ended, so that each still gets its exit.
@@ -139,17 +162,15 @@ async fn complete_responses(agent: &Agent, connections: &TaskTracker) {
     }
     tracing::warn!(execs = agent.execs.running(), "execs are ended at the drain's deadline");
     agent.execs.terminate_all();
-    let rest = limits::EXEC_KILL_GRACE + limits::EXEC_DRAIN_TIME + Duration::from_secs(1);
-    if tokio::time::timeout(rest, connections.wait()).await.is_err() {
+    if tokio::time::timeout(EXEC_END_TIME, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "connections are cut at the drain's deadline");
     }
 }
 
-/// Ends the execs that nobody waits for any more, such as detached ones: their records go with the agent.
+/// Ends what runs on without a client, such as detached execs: TERM, grace, KILL. Their records go with the agent.
 async fn end_execs(agent: &Agent) {
-    let limit = limits::EXEC_KILL_GRACE + limits::EXEC_DRAIN_TIME + Duration::from_secs(1);
-    if tokio::time::timeout(limit, agent.execs.shutdown()).await.is_err() {
-        tracing::warn!(execs = agent.execs.running(), "execs are left at the drain's deadline");
+    if tokio::time::timeout(EXEC_END_TIME, agent.execs.shutdown()).await.is_err() {
+        tracing::warn!(execs = agent.execs.running(), "execs are left behind");
     }
 }
 
@@ -182,10 +203,11 @@ async fn bind_vsock_later(port: u32, state: &watch::Sender<Part>, drain: &Cancel
 }
 
 /// Gives the first interface its address, as soon as there is an interface.
-async fn set_guest_address(address: GuestAddress, state: watch::Sender<Part>) {
+async fn set_guest_address(address: GuestAddress, state: watch::Sender<Part>, looker: LookNow) {
     loop {
         match apply_guest_address(&address) {
             Ok(()) => {
+                looker.look_now();
                 state.send_replace(Part::Ok(format!("{}/{}", address.address, address.prefix_len)));
                 return;
             }

@@ -2,7 +2,7 @@
 
 use crate::{
     api::{BridgePortState, Check, CheckState, Status},
-    bridge::BridgeState,
+    bridge::{BridgeState, PseudoIpv4State},
     config::Problem,
     keys::KeysStatus,
     listeners::{Observation, Source},
@@ -105,7 +105,8 @@ fn bridge(bridge: &BridgeState) -> Part {
     let failed: Vec<_> = bridge
         .ports
         .iter()
-        .filter(|port| port.state == BridgePortState::Failed)
+        // One that accepts on some addresses only has a message, too.
+        .filter(|port| port.state == BridgePortState::Failed || port.message.is_some())
         .map(|port| format!("port {}: {}", port.listen, port.message.as_deref().unwrap_or("unknown failure")))
         .collect();
     if !failed.is_empty() {
@@ -118,11 +119,12 @@ fn bridge(bridge: &BridgeState) -> Part {
 }
 
 fn pseudo_ipv4(bridge: &BridgeState) -> Part {
-    match &bridge.no_pseudo_ipv4 {
-        Some(why) => {
+    match &bridge.pseudo_ipv4 {
+        PseudoIpv4State::Failed(why) => {
             Part::Failed(format!("{why}; services see the VM's own IPv4 address instead of one for each client"))
         }
-        None => Part::Ok("clients appear to services as 240.0.0.0/4".to_owned()),
+        PseudoIpv4State::Set => Part::Ok("clients appear to services as 240.0.0.0/4".to_owned()),
+        PseudoIpv4State::NotNeeded => Part::Ok("not needed yet: nothing is bridged".to_owned()),
     }
 }
 
@@ -225,6 +227,9 @@ mod tests {
         assert_eq!(verdict(|vm| vm.keys.problems.push("the key's mode is 0644".to_owned())), degraded("keys"));
         let problem = Problem { origin: "f".to_owned(), message: "unknown key".to_owned() };
         assert_eq!(verdict(|vm| vm.config.push(problem)), degraded("config"));
-        assert_eq!(verdict(|vm| vm.bridge.no_pseudo_ipv4 = Some("EPERM".to_owned())), degraded("pseudo_ipv4"));
+        assert_eq!(
+            verdict(|vm| vm.bridge.pseudo_ipv4 = PseudoIpv4State::Failed("EPERM".to_owned())),
+            degraded("pseudo_ipv4")
+        );
     }
 }

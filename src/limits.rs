@@ -144,7 +144,11 @@ pub const PROCESS_COMMAND_BYTES: usize = 512;
 pub const CONFIG_FILE_BYTES: u64 = 256 * 1024;
 
 /// From SIGTERM to the end of the agent: running responses are completed within it.
-pub const DRAIN_TIME: Duration = Duration::from_secs(10);
+pub const DRAIN_TIME: Duration = Duration::from_secs(8);
+
+/// After that, for the agent's own tasks to end: the bridge resets its connections and lets its ports go. With the time that
+/// execs take to end, all is below the unit's TimeoutStopSec of 20 s.
+pub const STOP_TIME: Duration = Duration::from_secs(1);
 
 /// Response body that the client reads into memory, in bytes; above two exec outputs at their largest, which is all control
 /// characters (6 bytes each in JSON) and base64 beside it (a third more): 117 MiB.
@@ -192,3 +196,98 @@ pub const TOKEN_BYTES: usize = 8 * 1024;
 
 /// Body of an answer that is no success, in bytes: a sentence and a code.
 pub const CLIENT_ERROR_BODY_BYTES: usize = 64 * 1024;
+
+/// For how long a client that lost an exec's connection tries to attach again. A restart of the agent or a resume of the VM takes
+/// less; longer, and whoever waits should be told.
+pub const CLIENT_REATTACH_TIME: Duration = Duration::from_secs(5);
+
+/// One wait for the end of an exec; then it is asked again, so that a connection that died silently is noticed.
+pub const CLIENT_WAIT_TIME: Duration = Duration::from_secs(30);
+
+/// Standard input that a client keeps, in bytes, to send it again should the connection be lost.
+pub const CLIENT_STDIN_KEPT_BYTES: usize = 1024 * 1024;
+
+/// Bytes that a client reads from its standard input, or a tunnel's socket, and sends at once.
+pub const CLIENT_READ_BYTES: usize = 32 * 1024;
+
+/// WebSocket message that a client accepts, in bytes; the agent's are `EXEC_CHUNK_BYTES` and a byte of channel.
+pub const CLIENT_MESSAGE_BYTES: usize = 1024 * 1024;
+
+/// Chunks between the parts of guestctl: what was read and not yet sent, or received and not yet written.
+pub const CLIENT_QUEUED_CHUNKS: usize = 8;
+
+/// Connections through one `guestctl tunnel` at once; more wait to be accepted.
+pub const CLIENT_TUNNEL_CONNECTIONS: usize = 128;
+
+/// A message that a WebSocket's client may send, in bytes. Clients send what they read at once, which is at most 64 KiB.
+pub const WEBSOCKET_MESSAGE_BYTES: usize = 256 * 1024;
+
+/// Pings of a client that reads nothing, before it is closed; their answers wait in memory, 150 bytes each.
+pub const WEBSOCKET_PINGS: usize = 64;
+
+/// From our close of a WebSocket to the client's.
+pub const WEBSOCKET_CLOSE_TIME: Duration = Duration::from_secs(5);
+
+/// WebSockets on execs at once.
+pub const EXEC_SOCKETS: usize = 128;
+
+/// Messages of an exec's WebSocket that wait for the command to read its input, so that a resize behind them is seen.
+pub const EXEC_SOCKET_QUEUED_INPUT: usize = 8;
+
+/// Tunnels at once. Two descriptors each.
+pub const TUNNELS: usize = 128;
+
+/// Read at once from a tunnel's service and sent as one message, in bytes.
+pub const TUNNEL_CHUNK_BYTES: usize = 64 * 1024;
+
+/// For a service of this VM to accept a tunnel. One that does not has a full queue and is stuck.
+pub const TUNNEL_CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// Content that a JSON answer or request of `/v1/files` carries, in bytes: in base64 it fits a request's body. More goes as
+/// `application/octet-stream`, which has no bound but the disk.
+pub const FILE_JSON_BYTES: usize = 3 * 1024 * 1024 - 64 * 1024;
+
+/// A piece of a file or of a tree on its way, in bytes. Larger ones gain nothing; a transfer holds a few of them.
+pub const FILE_CHUNK_BYTES: usize = 256 * 1024;
+
+/// Pieces of a tree between the disk and the connection; then the faster side waits.
+pub const TREE_QUEUED_CHUNKS: usize = 4;
+
+/// Trees packed or extracted at once. Each has a thread and about 2 MiB of pieces; the threads that are left serve all else.
+pub const TREE_TRANSFERS: usize = 4;
+
+/// Silence on a connection that carries a tree, after which the transfer ends: it holds one of few places. A file that is
+/// uploaded holds none, and may come from somebody who types.
+pub const TREE_STALL_TIME: Duration = Duration::from_secs(120);
+
+/// Entries in one answer of a directory's listing; the next page begins `after` its last name.
+pub const FILE_LIST_ENTRIES: usize = 1000;
+
+/// A path, in bytes with its end (PATH_MAX of Linux).
+pub const PATH_BYTES: usize = 4096;
+
+/// Symbolic links in one path (MAXSYMLINKS of Linux).
+pub const PATH_LINKS: usize = 40;
+
+/// Directories inside each other in a tree that is packed, extracted or removed: a descriptor each, of 1024 that a process
+/// usually has.
+pub const TREE_DEPTH: usize = 512;
+
+/// Names of files with several hard links that are kept while a tree is packed, about 100 bytes each. A file's name is
+/// forgotten when its last link was seen.
+pub const TREE_HARD_LINKS: usize = 262_144;
+
+/// An extended attribute, or the names of all of a file, in bytes: Linux's own limit (XATTR_SIZE_MAX).
+pub const XATTR_BYTES: usize = 64 * 1024;
+
+/// Extended header of a tar entry (long names, extended attributes), in bytes.
+pub const TAR_HEADER_BYTES: usize = 1024 * 1024;
+
+/// Ranges of data of one sparse file in a tree, 16 bytes each. Beyond it, holes are sent as zeros.
+pub const TAR_SEGMENTS: usize = 65_536;
+
+/// Padding after the end of a tar stream that is read and thrown away, in bytes. GNU tar pads to 10 KiB, or as asked.
+pub const TAR_PADDING_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Time for which the rest of a body is still read when its request was answered before its end, so that the answer is not lost.
+pub const REQUEST_DISCARD_TIME: Duration = Duration::from_secs(2);

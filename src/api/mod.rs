@@ -7,6 +7,7 @@ mod bridge;
 mod channel;
 mod error;
 mod exec;
+mod files;
 mod health;
 mod info;
 mod listeners;
@@ -17,6 +18,10 @@ pub use error::{ErrorBody, ErrorCode};
 pub use exec::{
     AttachRequest, ExecExit, ExecLimits, ExecRequest, ExecResult, ExecState, ExecStatus, ExecUsage, LogEntry, Logs,
     OutputStream, SignalRequest, SignalTarget, StdinAccepted, StreamFrame, TtySize,
+};
+pub use files::{
+    FileContent, FileList, FileMode, FileQuery, FileStat, FileType, FileWrite, OCTET_STREAM, TAR, TreeWritten,
+    file_headers,
 };
 pub use health::{Check, CheckState, Health, Status};
 pub use info::{BootTimings, Identity, Info};

@@ -13,8 +13,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{PortCounters, pseudo_ipv4, relay};
-use crate::{limits, listeners::OwnSockets};
+use super::{PSEUDO_IPV4_SERVICE, PortCounters, pseudo_ipv4, relay};
+use crate::{limits, listeners::OwnSockets, throttle::Throttle};
 
 /// Connections that the kernel completes before they are accepted (listen(2)).
 const BACKLOG: i32 = 1024;
@@ -30,6 +30,8 @@ pub(super) struct Shared {
     pub(super) relays: TaskTracker,
     /// Ends every relay with a reset.
     pub(super) cut: CancellationToken,
+    /// Clients trigger what is logged here.
+    pub(super) log: Arc<Throttle>,
 }
 
 /// Where connections to a service come from.
@@ -39,6 +41,19 @@ pub(super) enum SourceAddress {
     Pseudo,
     /// An address of the VM's own, where stand-ins cannot be used.
     Own(Ipv4Addr),
+}
+
+impl SourceAddress {
+    /// The address at which a service is dialled from here. One on `0.0.0.0` is dialled at an address that no loopback bind
+    /// can receive: at 127.0.0.1, a private service that took over the port a moment ago would answer.
+    fn reach(self, service: SocketAddr) -> SocketAddr {
+        let address = match self {
+            _ if !service.ip().is_unspecified() => service.ip(),
+            Self::Pseudo => IpAddr::V4(PSEUDO_IPV4_SERVICE),
+            Self::Own(address) => IpAddr::V4(address),
+        };
+        SocketAddr::new(address, service.port())
+    }
 }
 
 /// A port taken on one address. Accepts until it is closed.
@@ -105,7 +120,13 @@ pub(super) async fn serve(
             Ok((client, peer)) => {
                 counters.accepted.fetch_add(1, Relaxed);
                 let Ok(permit) = Arc::clone(&shared.connections).try_acquire_owned() else {
-                    tracing::warn!(limit = limits::BRIDGE_CONNECTIONS, "bridge: connection refused at the limit");
+                    if let Some(times) = shared.log.pass() {
+                        tracing::warn!(
+                            limit = limits::BRIDGE_CONNECTIONS,
+                            times,
+                            "bridge: connections refused at the limit"
+                        );
+                    }
                     counters.errors.fetch_add(1, Relaxed);
                     relay::reset_on_close(&client);
                     continue;
@@ -126,7 +147,9 @@ pub(super) async fn serve(
             }
             Err(error) => {
                 counters.errors.fetch_add(1, Relaxed);
-                tracing::warn!(%error, "bridge: accept failed");
+                if let Some(times) = shared.log.pass() {
+                    tracing::warn!(%error, times, "bridge: accept failed");
+                }
                 // Out of descriptors or memory: the connection stays in the queue, and trying at once would spin.
                 tokio::select! {
                     () = tokio::time::sleep(limits::ACCEPT_PAUSE) => {}
@@ -145,15 +168,15 @@ async fn bridge_one(
     counters: &PortCounters,
     cut: &CancellationToken,
 ) -> io::Result<()> {
-    let source = match (source, peer.ip()) {
+    let from = match (source, peer.ip()) {
         (SourceAddress::Pseudo, IpAddr::V6(address)) => pseudo_ipv4(address),
         (SourceAddress::Own(address), IpAddr::V6(_)) => address,
         (_, IpAddr::V4(_)) => return Err(io::Error::other("an IPv4 client on an IPv6-only socket")),
     };
-    let service = relay::connect(source, to).await?;
-    let relayed = tokio::select! {
-        relayed = relay::relay(client, &service, counters) => relayed,
-        () = cut.cancelled() => Err(io::Error::other("the agent stops")),
+    let to = source.reach(to);
+    let relayed = async {
+        let service = relay::connect(from, to).await?;
+        relay::relay(client, &service, counters).await.inspect_err(|_| relay::reset_on_close(&service))
     };
-    relayed.inspect_err(|_| relay::reset_on_close(&service))
+    cut.run_until_cancelled(relayed).await.unwrap_or_else(|| Err(io::Error::other("the agent stops")))
 }

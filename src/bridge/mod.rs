@@ -17,10 +17,11 @@ mod accept;
 mod plan;
 mod pseudo_ipv4;
 mod relay;
+mod route;
 mod runner;
 mod state;
 
 pub use plan::{BridgePlan, Planned, Reach, Settings, plan};
-pub use pseudo_ipv4::{PSEUDO_IPV4, PSEUDO_IPV4_BITS, pseudo_ipv4};
+pub use pseudo_ipv4::{PSEUDO_IPV4, PSEUDO_IPV4_BITS, PSEUDO_IPV4_SERVICE, pseudo_ipv4};
 pub use runner::{Bridge, BridgeHandle, UpdateError};
-pub use state::{BridgeState, PortCounters, PortState};
+pub use state::{BridgeState, PortCounters, PortState, PseudoIpv4State};

@@ -1,9 +1,6 @@
 //! Which ports to bridge, and to where: a pure function of the listeners and the settings.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use crate::{
     api::{BridgeRule, Family, Scope},
@@ -28,7 +25,7 @@ pub type BridgePlan = BTreeMap<u16, Planned>;
 /// One port to bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planned {
-    /// Where its connections go.
+    /// The service. `0.0.0.0` is one that listens on every address; it is dialled where no loopback listener can answer.
     pub to: SocketAddr,
     /// Where they may come from.
     pub reach: Reach,
@@ -66,8 +63,7 @@ pub fn plan(table: &ListenerTable, settings: &Settings) -> BridgePlan {
             {
                 continue;
             }
-            let Some(target) = target(table, socket.port, bind) else { continue };
-            let to = SocketAddr::new(target.into(), socket.port);
+            let to = SocketAddr::new(bind.address, socket.port);
             let planned =
                 plan.entry(socket.port).or_insert(Planned { to, reach: Reach::VmAddresses, serves: Vec::new() });
             planned.serves.push(socket.inode);
@@ -77,20 +73,6 @@ pub fn plan(table: &ListenerTable, settings: &Settings) -> BridgePlan {
         plan.insert(rule.listen, Planned { to: rule.to, reach: Reach::Everywhere, serves: Vec::new() });
     }
     plan
-}
-
-/// The address that reaches this very listener. For a wildcard it is a loopback address on which no other listener holds
-/// the port: that one would be private, and the kernel prefers the more specific bind.
-fn target(table: &ListenerTable, port: u16, bind: Bind) -> Option<Ipv4Addr> {
-    match bind.address {
-        IpAddr::V4(address) if bind.scope == Scope::Address => Some(address),
-        _ => (1..=254).map(|host| Ipv4Addr::new(127, 0, 0, host)).find(|candidate| {
-            !table
-                .sockets
-                .iter()
-                .any(|socket| socket.port == port && Bind::of(socket).address == IpAddr::V4(*candidate))
-        }),
-    }
 }
 
 #[cfg(test)]
@@ -114,7 +96,7 @@ mod tests {
         let sockets = vec![socket("0.0.0.0", 3000), socket("10.0.0.2", 4000), socket("::ffff:10.0.0.2", 5000)];
         assert_eq!(
             targets(sockets, &settings()),
-            [(3000, "127.0.0.1:3000".into()), (4000, "10.0.0.2:4000".into()), (5000, "10.0.0.2:5000".into())]
+            [(3000, "0.0.0.0:3000".into()), (4000, "10.0.0.2:4000".into()), (5000, "10.0.0.2:5000".into())]
         );
     }
 
@@ -129,13 +111,7 @@ mod tests {
         for ipv6 in ["::", "fd00::2"] {
             assert_eq!(targets(vec![socket("0.0.0.0", 80), socket(ipv6, 80)], &settings()), []);
         }
-        assert_eq!(targets(vec![socket("0.0.0.0", 80), socket("::1", 80)], &settings()), [(80, "127.0.0.1:80".into())]);
-    }
-
-    #[test]
-    fn a_private_listener_beside_a_wildcard_one_is_not_reached_through_it() {
-        let sockets = vec![socket("0.0.0.0", 80), socket("127.0.0.1", 80), socket("127.0.0.2", 80)];
-        assert_eq!(targets(sockets, &settings()), [(80, "127.0.0.3:80".into())]);
+        assert_eq!(targets(vec![socket("0.0.0.0", 80), socket("::1", 80)], &settings()), [(80, "0.0.0.0:80".into())]);
     }
 
     #[test]
@@ -167,23 +143,15 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_set_of_listeners_makes_a_loopback_bind_a_target(
+        fn no_set_of_listeners_makes_a_loopback_address_a_target(
             binds in proptest::collection::vec((proptest::prelude::any::<std::net::Ipv4Addr>(), 1u16..5, proptest::prelude::any::<bool>()), 0..20),
         ) {
-            let sockets: Vec<_> = binds
-                .iter()
-                .map(|(address, port, loopback)| {
-                    let octets = address.octets();
-                    let address = if *loopback { Ipv4Addr::new(127, 0, 0, octets[3]) } else { *address };
-                    socket(&address.to_string(), *port)
-                })
-                .collect();
-            let table = table(sockets);
-            for (port, planned) in plan(&table, &settings()) {
-                let private = table.sockets.iter().any(|socket| {
-                    socket.port == port && socket.address == planned.to.ip() && socket.address.is_loopback()
-                });
-                assert!(!private, "{planned:?}");
+            let address = |address: std::net::Ipv4Addr, loopback: bool| {
+                if loopback { std::net::Ipv4Addr::new(127, 0, 0, address.octets()[3]) } else { address }
+            };
+            let sockets = binds.iter().map(|(ip, port, loopback)| socket(&address(*ip, *loopback).to_string(), *port));
+            for (_, planned) in plan(&table(sockets.collect()), &settings()) {
+                assert!(!planned.to.ip().is_loopback(), "{planned:?}");
             }
         }
     }

@@ -11,6 +11,9 @@ pub const PSEUDO_IPV4: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 0);
 /// Its prefix length.
 pub const PSEUDO_IPV4_BITS: u8 = 4;
 
+/// Where services on `0.0.0.0` are dialled: local, as the whole block is made, and no loopback address.
+pub const PSEUDO_IPV4_SERVICE: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 1);
+
 /// The stand-in of `client`: 64-bit FNV-1a of its 16 bytes, folded to the block without its first address and
 /// 255.255.255.255 (limited broadcast, RFC 919).
 pub fn pseudo_ipv4(client: Ipv6Addr) -> Ipv4Addr {

@@ -59,8 +59,20 @@ pub(super) async fn relay(client: &TcpStream, service: &TcpStream, counters: &Po
             let _ = if inward_is_left { inward.await } else { outward.await };
             Err(error)
         }
-        Ok(()) => Ok(if inward_is_left { inward.await } else { outward.await }?),
+        // Handed on here and not by the pump: after a reset that a write has met, a read of 0 is no end that the peer meant.
+        Ok(()) => {
+            let (first_to, second_to) = if inward_is_left { (client, service) } else { (service, client) };
+            end_output(first_to);
+            if inward_is_left { inward.await } else { outward.await }?;
+            end_output(second_to);
+            Ok(())
+        }
     }
+}
+
+/// Hands on an end of file. A peer that is gone already needs none.
+fn end_output(to: &TcpStream) {
+    let _ = SockRef::from(to).shutdown(Shutdown::Write);
 }
 
 /// Makes the coming close a reset, so that the peer does not take a broken stream for a whole one.
@@ -84,18 +96,14 @@ impl From<PumpError> for io::Error {
     }
 }
 
-/// Moves bytes until the end of file, and hands that on.
+/// Moves bytes until the end of file.
 async fn pump(from: &TcpStream, to: &TcpStream, bytes: &AtomicU64) -> Result<(), PumpError> {
     loop {
         from.readable().await.map_err(PumpError::Read)?;
         let mut buffer = vec![0; BUFFER_BYTES];
         for turn in 1.. {
             match from.try_read(&mut buffer) {
-                Ok(0) => {
-                    // A peer that is gone already needs no end of file.
-                    let _ = SockRef::from(to).shutdown(Shutdown::Write);
-                    return Ok(());
-                }
+                Ok(0) => return Ok(()),
                 Ok(length) => {
                     write_all(to, &buffer[..length]).await.map_err(PumpError::Write)?;
                     bytes.fetch_add(length as u64, Relaxed);

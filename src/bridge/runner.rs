@@ -24,15 +24,15 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BridgePlan, BridgeState, PSEUDO_IPV4, PSEUDO_IPV4_BITS, Planned, PortCounters, PortState, Reach, Settings,
+    BridgePlan, BridgeState, Planned, PortCounters, PortState, Reach, Settings,
     accept::{self, Shared, SourceAddress, Taken},
     plan,
+    route::PseudoRoute,
 };
 use crate::{
     api::{BridgePortState, BridgeUpdate},
     limits,
     listeners::{ListenerTable, Observation, OwnSockets},
-    sys::rtnl,
 };
 
 /// Longest wait between two tries at a port that could not be taken.
@@ -118,7 +118,9 @@ pub struct Bridge {
     held: BTreeMap<u16, Held>,
     /// Counters outlive a port's bridge, as Prometheus wants it.
     counters: BTreeMap<u16, Arc<PortCounters>>,
-    pseudo_route: Option<Result<(), String>>,
+    pseudo_route: PseudoRoute,
+    /// Ports that this agent has held: what refuses one of them may be the remains of its own connections.
+    held_before: BTreeSet<u16>,
     updates: mpsc::Receiver<Update>,
     state: watch::Sender<Arc<BridgeState>>,
 }
@@ -131,6 +133,8 @@ struct Held {
     /// When to try (again) to take what is missing.
     due: Instant,
     failures: u32,
+    /// The last try met a socket that has the port.
+    in_use: bool,
     message: Option<String>,
 }
 
@@ -145,13 +149,15 @@ impl Bridge {
             connections: Arc::new(Semaphore::new(limits::BRIDGE_CONNECTIONS)),
             relays: TaskTracker::new(),
             cut: CancellationToken::new(),
+            log: Arc::default(),
         };
         let bridge = Self {
             settings,
             shared,
             held: BTreeMap::new(),
             counters: BTreeMap::new(),
-            pseudo_route: None,
+            pseudo_route: PseudoRoute::default(),
+            held_before: BTreeSet::new(),
             updates,
             state,
         };
@@ -184,11 +190,7 @@ impl Bridge {
         self.shared.cut.cancel();
         self.shared.relays.close();
         self.shared.relays.wait().await;
-        if let Some(Ok(())) = self.pseudo_route
-            && let Err(error) = rtnl::remove_local_ipv4_route(PSEUDO_IPV4, PSEUDO_IPV4_BITS)
-        {
-            tracing::warn!(%error, "bridge: the route of the stand-in addresses stays");
-        }
+        self.pseudo_route.remove();
     }
 
     fn apply(&mut self, change: BridgeUpdate) {
@@ -225,7 +227,13 @@ impl Bridge {
             }
             let counters = Arc::clone(self.counters.entry(*port).or_default());
             match &source {
-                Some(Ok(source)) => held.take(*port, &wanted, *source, &counters, &self.shared),
+                Some(Ok(source)) => {
+                    let over_own_remains = self.held_before.contains(port);
+                    held.take(*port, &wanted, *source, over_own_remains, &counters, &self.shared);
+                    if !held.taken.is_empty() {
+                        self.held_before.insert(*port);
+                    }
+                }
                 Some(Err(why)) => held.fail(why.clone()),
                 None => {}
             }
@@ -239,13 +247,26 @@ impl Bridge {
                 Some(held) => held.planned = planned,
                 None => {
                     if self.held.len() >= limits::BRIDGE_PORTS {
-                        tracing::warn!(port, limit = limits::BRIDGE_PORTS, "bridge: port not bridged at the limit");
+                        if let Some(times) = self.shared.log.pass() {
+                            tracing::warn!(
+                                port,
+                                limit = limits::BRIDGE_PORTS,
+                                times,
+                                "bridge: ports not bridged at the limit"
+                            );
+                        }
                         continue;
                     }
                     // A rule was asked for: there is nothing to wait for.
                     let settle = if planned.is_auto() { limits::BRIDGE_SETTLE_TIME } else { Duration::ZERO };
-                    let held =
-                        Held { planned, taken: Vec::new(), due: Instant::now() + settle, failures: 0, message: None };
+                    let held = Held {
+                        planned,
+                        taken: Vec::new(),
+                        due: Instant::now() + settle,
+                        failures: 0,
+                        in_use: false,
+                        message: None,
+                    };
                     self.held.insert(port, held);
                 }
             }
@@ -254,11 +275,7 @@ impl Bridge {
 
     /// Where connections to services come from. Makes the stand-in addresses usable when they are first needed.
     fn source(&mut self, table: &ListenerTable) -> Result<SourceAddress, String> {
-        let route = self.pseudo_route.get_or_insert_with(|| {
-            rtnl::add_local_ipv4_route(PSEUDO_IPV4, PSEUDO_IPV4_BITS)
-                .map_err(|error| format!("adding `local {PSEUDO_IPV4}/{PSEUDO_IPV4_BITS} dev lo` failed: {error}"))
-        });
-        match route {
+        match self.pseudo_route.set() {
             Ok(()) => Ok(SourceAddress::Pseudo),
             // Never 127.0.0.0/8: a service that trusts localhost would trust the internet.
             Err(why) => table
@@ -283,7 +300,7 @@ impl Bridge {
             auto: self.settings.auto,
             rules: self.settings.rules.clone(),
             ports: ports.collect(),
-            no_pseudo_ipv4: self.pseudo_route.clone().and_then(Result::err),
+            pseudo_ipv4: self.pseudo_route.state().clone(),
         }));
     }
 }
@@ -330,17 +347,20 @@ impl Held {
         port: u16,
         wanted: &BTreeSet<Ipv6Addr>,
         source: SourceAddress,
+        held_before: bool,
         counters: &Arc<PortCounters>,
         shared: &Shared,
     ) {
         if wanted.is_empty() {
             return self.fail("the VM has no IPv6 address that the outside can reach".to_owned());
         }
-        // What refused the port once is no service that is about to listen any more, but the remains of the last bridge.
-        let over_own_remains = self.failures > 0;
+        // The first try is exact. What refuses a port that was held before is taken for the remains of its connections; any
+        // other may be a service that has bound and is about to listen.
+        let over_own_remains = held_before && self.in_use;
         let missing: Vec<_> =
             wanted.iter().filter(|address| self.taken.iter().all(|taken| taken.address != **address)).collect();
         let mut failure = None;
+        self.in_use = false;
         for address in missing {
             let to = self.planned.to;
             let taken = Taken::take(*address, port, over_own_remains, &shared.own, |listener, stop| {
@@ -351,7 +371,10 @@ impl Held {
                     tracing::info!(port, %address, %to, "bridge: port taken");
                     self.taken.push(taken);
                 }
-                Err(error) => failure = Some(describe(*address, port, &error)),
+                Err(error) => {
+                    self.in_use |= error.raw_os_error() == Some(libc::EADDRINUSE);
+                    failure = Some(describe(*address, port, &error));
+                }
             }
         }
         match failure {
@@ -382,5 +405,35 @@ fn describe(address: Ipv6Addr, port: u16, error: &io::Error) -> String {
         Some(libc::EADDRINUSE) => format!("[{address}]:{port} is in use by another socket, see `ss -tlnp` for whose"),
         Some(libc::EADDRNOTAVAIL) => format!("{address} is not usable yet (duplicate address detection)"),
         _ => format!("binding [{address}]:{port} failed: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(to: &str, serves: &[u64]) -> Planned {
+        let reach = if serves.is_empty() { Reach::Everywhere } else { Reach::VmAddresses };
+        Planned { to: to.parse().unwrap(), reach, serves: serves.to_vec() }
+    }
+
+    fn held(planned: Planned) -> Held {
+        Held { planned, taken: Vec::new(), due: Instant::now(), failures: 0, in_use: false, message: None }
+    }
+
+    #[test]
+    fn service_whose_sockets_were_all_replaced_is_another_one() {
+        let held = held(planned("0.0.0.0:80", &[1, 2]));
+        assert!(held.still_serves(Some(&planned("0.0.0.0:80", &[2, 3]))));
+        assert!(!held.still_serves(Some(&planned("0.0.0.0:80", &[3]))));
+        assert!(!held.still_serves(Some(&planned("10.0.0.2:80", &[1]))));
+        assert!(!held.still_serves(None));
+    }
+
+    #[test]
+    fn rule_is_served_as_long_as_it_stands() {
+        let held = held(planned("127.0.0.1:80", &[]));
+        assert!(held.still_serves(Some(&planned("127.0.0.1:80", &[]))));
+        assert!(!held.still_serves(Some(&planned("127.0.0.1:81", &[]))));
     }
 }

@@ -19,8 +19,20 @@ pub struct BridgeState {
     pub rules: Vec<BridgeRule>,
     /// Ports, sorted.
     pub ports: Vec<PortState>,
-    /// Why no stand-in addresses can be used, if so; connections then come from the VM's own IPv4 address.
-    pub no_pseudo_ipv4: Option<String>,
+    /// Can connections to services come from stand-in addresses? If not, they come from the VM's own IPv4 address.
+    pub pseudo_ipv4: PseudoIpv4State,
+}
+
+/// State of the stand-in addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum PseudoIpv4State {
+    /// Nothing was bridged yet.
+    #[default]
+    NotNeeded,
+    /// They can be used.
+    Set,
+    /// They cannot; the sentence says why.
+    Failed(String),
 }
 
 impl BridgeState {

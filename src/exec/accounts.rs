@@ -74,6 +74,16 @@ fn known_root(user: &str) -> Option<Account> {
     })
 }
 
+/// Number of a group by its name; none where that cannot be told.
+pub(super) fn group(name: &str, group: &Path) -> Option<u32> {
+    let file = read_bounded(group, limits::ACCOUNT_FILE_BYTES).ok()?;
+    lines(&file).find_map(|line| {
+        let mut fields = line.split(|byte| *byte == b':');
+        fields.next().filter(|found| *found == name.as_bytes())?;
+        id(fields.nth(1)?)
+    })
+}
+
 /// `name:password:gid:member,member`.
 fn groups_of(account: &Account, group: &[u8]) -> Vec<u32> {
     let member = |line: &[u8]| {
@@ -154,6 +164,14 @@ mod tests {
     fn supplementary_groups_are_those_that_name_the_user_exactly() {
         let ada = find_in(PASSWD, "ada").unwrap();
         assert_eq!(groups_of(&ada, GROUP), [100, 27]);
+    }
+
+    #[test]
+    fn a_group_is_found_by_its_whole_name() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "ttys:x:4:\ntty:x:5:ada\n").unwrap();
+        assert_eq!((group("tty", file.path()), group("tt", file.path())), (Some(5), None));
+        assert_eq!(group("tty", Path::new("/nonexistent/file")), None);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::api::{ExecExit, ExecUsage};
+use super::resources::Spent;
+use crate::api::ExecExit;
 use crate::sys::pidfd::Exit;
 
 /// Exit status that stands for a time-out, as of timeout(1).
@@ -14,6 +15,7 @@ pub(super) struct Ending {
     pub(super) exit: Exit,
     pub(super) timed_out: bool,
     pub(super) duration: Duration,
+    pub(super) spent: Spent,
 }
 
 impl From<Ending> for ExecExit {
@@ -26,9 +28,9 @@ impl From<Ending> for ExecExit {
             exit_code: if ending.timed_out { TIMED_OUT } else { code },
             signal,
             timed_out: ending.timed_out,
-            oom_killed: false,
+            oom_killed: ending.spent.oom_killed,
             duration_ms: u64::try_from(ending.duration.as_millis()).unwrap_or(u64::MAX),
-            usage: ExecUsage::default(),
+            usage: ending.spent.usage,
         }
     }
 }
@@ -39,7 +41,10 @@ mod tests {
 
     #[test]
     fn a_time_out_is_124_however_the_command_took_it() {
-        let code = |exit, timed_out| ExecExit::from(Ending { exit, timed_out, duration: Duration::ZERO }).exit_code;
+        let code = |exit, timed_out| {
+            let ending = Ending { exit, timed_out, duration: Duration::ZERO, spent: Spent::default() };
+            ExecExit::from(ending).exit_code
+        };
         assert_eq!((code(Exit::Code(0), true), code(Exit::Signal(15), true)), (124, 124));
         assert_eq!((code(Exit::Signal(9), false), code(Exit::Code(7), false)), (137, 7));
     }

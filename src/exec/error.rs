@@ -96,6 +96,32 @@ pub enum ExecError {
         /// What it is instead, and what to do.
         why: String,
     },
+    /// A limit of no use.
+    #[error("`limits.{field}` cannot be kept: {why}")]
+    BadLimit {
+        /// Which one.
+        field: &'static str,
+        /// What it could be.
+        why: &'static str,
+    },
+    /// A limit that nothing in this guest can keep.
+    #[error(
+        "`limits.{field}` needs the cgroup2 controller {controller}, which execs of this guest do not have; leave it out, or see the health check `cgroup2` for why"
+    )]
+    LimitsUnsupported {
+        /// Which one.
+        field: &'static str,
+        /// What is missing.
+        controller: &'static str,
+    },
+    /// The kernel does not take a limit.
+    #[error("setting `limits.{field}` on the command's cgroup failed: {source}; try another value")]
+    LimitRefused {
+        /// Which one.
+        field: &'static str,
+        /// Why.
+        source: io::Error,
+    },
     /// No such program.
     #[error("program {program} was not found: {why}")]
     ProgramNotFound {
@@ -218,11 +244,17 @@ pub enum ExecError {
         /// The id.
         id: String,
     },
-    /// What this build cannot do yet.
-    #[error("`{field}` is not supported by this guestd; leave it out")]
-    Unsupported {
-        /// The field of the request.
-        field: &'static str,
+    /// The kernel did not take the size.
+    #[error("setting the terminal of exec {id:?} to {rows} lines of {cols} failed: {source}")]
+    ResizeFailed {
+        /// The id.
+        id: String,
+        /// Lines.
+        rows: u16,
+        /// Columns.
+        cols: u16,
+        /// Why.
+        source: io::Error,
     },
     /// The same error for everyone who waited for the same exec.
     #[error(transparent)]
@@ -280,12 +312,14 @@ impl ExecError {
                 ErrorCode::PayloadTooLarge
             }
             Self::BadEnvKey { .. } | Self::EnvTooLong { .. } => ErrorCode::BadEnv,
+            Self::LimitsUnsupported { .. } => ErrorCode::LimitsUnsupported,
             Self::BadExecId { .. }
             | Self::StdinTwice
             | Self::BadBase64 { .. }
             | Self::CursorPastEnd { .. }
             | Self::BadSignal { .. }
-            | Self::Unsupported { .. } => ErrorCode::InvalidField,
+            | Self::BadLimit { .. }
+            | Self::LimitRefused { .. } => ErrorCode::InvalidField,
             Self::WorkingDirRelative { .. } | Self::BadWorkingDir { .. } => ErrorCode::BadWorkingDir,
             Self::ProgramNotFound { .. } => ErrorCode::ProgramNotFound,
             Self::NotExecutable { .. } => ErrorCode::NotExecutable,
@@ -303,6 +337,7 @@ impl ExecError {
             | Self::Start { .. }
             | Self::ExitLost { .. }
             | Self::SignalFailed { .. }
+            | Self::ResizeFailed { .. }
             | Self::Unkillable { .. }
             | Self::Lost => ErrorCode::Internal,
         }

@@ -1,7 +1,7 @@
 //! Our ends of a command's streams.
 //!
-//! Where a command is started decides what they are; whoever reads and writes them does not care. A terminal would be one more
-//! kind: a source and an input on the same descriptor.
+//! Where a command is started decides what they are; whoever reads and writes them does not care. A terminal is a source and an
+//! input on the same descriptor.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use tokio::net::unix::pipe::{Receiver, Sender};
 
 use super::output::Output;
+use super::terminal::{Keyboard, Terminal};
 use crate::sys::process::pending;
 
 /// Our ends, as they were made for a command.
@@ -24,6 +25,8 @@ pub(super) enum Io {
         /// Write end.
         stdin: Option<Sender>,
     },
+    /// One terminal for all three.
+    Terminal(Terminal),
 }
 
 /// Where output comes from.
@@ -31,6 +34,8 @@ pub(super) enum Io {
 pub(super) enum Source {
     /// Ends when the last writer has closed it.
     Pipe(Receiver),
+    /// Ends when nobody has the terminal open any more.
+    Terminal(Terminal),
 }
 
 /// Where input goes.
@@ -38,6 +43,8 @@ pub(super) enum Source {
 pub(super) enum Input {
     /// Ends by being closed.
     Pipe(Sender),
+    /// Ends by a character.
+    Terminal(Keyboard),
 }
 
 impl Io {
@@ -59,6 +66,18 @@ impl Io {
             Self::Pipes { stdout, stderr, stdin } => {
                 (Output::new(Source::Pipe(stdout), Some(Source::Pipe(stderr))), stdin.map(Input::Pipe))
             }
+            Self::Terminal(terminal) => {
+                let keyboard = Input::Terminal(terminal.keyboard());
+                (Output::new(Source::Terminal(terminal), None), Some(keyboard))
+            }
+        }
+    }
+
+    /// The terminal, if it is one.
+    pub(super) fn terminal(&self) -> Option<Terminal> {
+        match self {
+            Self::Pipes { .. } => None,
+            Self::Terminal(terminal) => Some(terminal.clone()),
         }
     }
 }
@@ -69,6 +88,7 @@ impl Source {
         match self {
             // An error shows in the read that follows.
             Self::Pipe(pipe) => drop(pipe.readable().await),
+            Self::Terminal(terminal) => drop(terminal.readable().await),
         }
     }
 
@@ -76,6 +96,7 @@ impl Source {
     pub(super) fn read(&self, buffer: &mut BytesMut) -> Option<usize> {
         let read = match self {
             Self::Pipe(pipe) => pipe.try_read_buf(buffer),
+            Self::Terminal(terminal) => terminal.try_read_buf(buffer),
         };
         match read {
             Ok(count) => Some(count),
@@ -91,6 +112,7 @@ impl Source {
     pub(super) fn pending(&self) -> usize {
         match self {
             Self::Pipe(pipe) => pending(pipe.as_fd()).unwrap_or(0),
+            Self::Terminal(terminal) => terminal.pending(),
         }
     }
 }
@@ -101,11 +123,12 @@ impl Input {
     /// # Errors
     /// `BrokenPipe` where nobody reads any more.
     pub(super) async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let pipe = match self {
+            Self::Pipe(pipe) => pipe,
+            Self::Terminal(keyboard) => return keyboard.write_all(bytes).await,
+        };
         while !bytes.is_empty() {
-            let written = match self {
-                Self::Pipe(pipe) => pipe.writable().await.and_then(|()| pipe.try_write(bytes)),
-            };
-            match written {
+            match pipe.writable().await.and_then(|()| pipe.try_write(bytes)) {
                 Ok(count) => bytes = &bytes[count..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
@@ -117,11 +140,14 @@ impl Input {
     /// Tells the command that this is all.
     ///
     /// # Errors
-    /// None for a pipe, which is just closed.
+    /// None for a pipe, which is just closed; `BrokenPipe` for a terminal that nobody has open any more.
     pub(super) async fn end(self) -> io::Result<()> {
         match self {
-            Self::Pipe(pipe) => drop(pipe),
+            Self::Pipe(pipe) => {
+                drop(pipe);
+                Ok(())
+            }
+            Self::Terminal(mut keyboard) => keyboard.end().await,
         }
-        Ok(())
     }
 }

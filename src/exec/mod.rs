@@ -37,15 +37,17 @@ mod output;
 mod program;
 mod record;
 mod replay;
+mod resources;
 mod session;
 mod signal;
 mod spill;
 mod start;
 mod stdin;
 mod table;
+mod terminal;
 mod tree;
 
-pub use crate::sys::cgroup::{CgroupParent, CgroupUnavailable};
+pub use crate::sys::cgroup::{CgroupParent, CgroupUnavailable, Controller, Controllers, NoControllers};
 pub use attachment::{AttachFrom, Attachment, Event};
 pub use config::ExecConfig;
 pub use error::ExecError;

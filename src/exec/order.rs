@@ -8,8 +8,10 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::environment::{Variables, is_identifier};
 use super::error::{ExecError, shown};
-use crate::api::ExecRequest;
+use super::resources;
+use crate::api::{ExecRequest, TtySize};
 use crate::limits;
+use crate::sys::cgroup::Bound;
 
 /// A request that has the right shape.
 #[derive(Debug)]
@@ -32,18 +34,16 @@ pub(super) struct Order {
     pub(super) exec_id: Option<String>,
     /// More input may come after `stdin`.
     pub(super) stdin_open: bool,
+    /// None: pipes.
+    pub(super) tty: Option<TtySize>,
+    /// What its cgroup is to keep.
+    pub(super) bounds: Vec<Bound>,
 }
 
 impl TryFrom<ExecRequest> for Order {
     type Error = ExecError;
 
     fn try_from(request: ExecRequest) -> Result<Self, ExecError> {
-        if request.tty.is_some() {
-            return Err(ExecError::Unsupported { field: "tty" });
-        }
-        if request.limits.is_some() {
-            return Err(ExecError::Unsupported { field: "limits" });
-        }
         let program = match request.command.first() {
             Some(program) if !program.is_empty() => program.clone(),
             _ => return Err(ExecError::EmptyCommand),
@@ -76,6 +76,8 @@ impl TryFrom<ExecRequest> for Order {
             timeout: request.timeout_secs.filter(|secs| *secs > 0).map(Duration::from_secs),
             exec_id: request.exec_id,
             stdin_open: request.stdin_open,
+            tty: request.tty,
+            bounds: request.limits.as_ref().map_or(Ok(Vec::new()), resources::bounds)?,
         })
     }
 }

@@ -23,6 +23,7 @@ use super::error::ExecError;
 use super::journal::{Journal, now};
 use super::signal;
 use super::stdin::Stdin;
+use super::terminal::Terminal;
 use super::tree::Tree;
 use crate::api::{ExecExit, ExecRequest, ExecResult, ExecState, ExecStatus, SignalTarget, TtySize};
 use crate::limits;
@@ -34,6 +35,7 @@ use crate::sys::process::signal_group;
 pub(super) struct Live {
     pub(super) leader: WatchedPidfd,
     pub(super) tree: Tree,
+    pub(super) terminal: Option<Terminal>,
 }
 
 /// How it ended, or why that is not known.
@@ -195,7 +197,11 @@ impl Exec {
         let live = live.as_ref().ok_or_else(ended)?;
         let sent = match to {
             SignalTarget::Process => live.leader.get().signal(signal),
-            SignalTarget::Group => signal_group(live.leader.get().pid(), signal).map(|()| true),
+            SignalTarget::Group => {
+                let leader = live.leader.get().pid();
+                let foreground = live.terminal.as_ref().and_then(|terminal| terminal.foreground_group(leader));
+                signal_group(foreground.unwrap_or(leader), signal).map(|()| true)
+            }
             SignalTarget::Tree => Ok(live.tree.tell_all(signal)),
         };
         match sent {
@@ -205,12 +211,20 @@ impl Exec {
         }
     }
 
-    /// Sets the size of its terminal.
+    /// Sets the size of its terminal, of which those on it are told by SIGWINCH.
     ///
     /// # Errors
-    /// It has none.
-    pub fn resize(&self, _size: TtySize) -> Result<(), ExecError> {
-        Err(ExecError::NoTerminal { id: self.id.clone() })
+    /// It has none, or the command has ended.
+    pub fn resize(&self, size: TtySize) -> Result<(), ExecError> {
+        let id = || self.id.clone();
+        if !self.tty {
+            return Err(ExecError::NoTerminal { id: id() });
+        }
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let terminal = live.as_ref().and_then(|live| live.terminal.as_ref());
+        let terminal = terminal.ok_or_else(|| ExecError::Ended { id: id(), what: "tell the size" })?;
+        let TtySize { rows, cols } = size;
+        terminal.resize(size).map_err(|source| ExecError::ResizeFailed { id: id(), rows, cols, source })
     }
 
     /// Has it ended, with all that it started: SIGTERM, then SIGKILL after the grace. [`Exec::exited`] tells when that is done.

@@ -113,7 +113,7 @@ impl Life {
     /// is free, and of a command that had to be ended no process is left.
     async fn follow(self, timeout: Option<Duration>) {
         let (shared, exec) = (Arc::clone(&self.shared), Arc::clone(&self.exec));
-        let Live { leader, tree } = &*self.live;
+        let Live { leader, tree, .. } = &*self.live;
         let (forced, timed_out) = tokio::select! {
             biased;
             () = leader.ended() => (false, false),
@@ -134,9 +134,10 @@ impl Life {
         }
         leader.ended().await;
         let duration = self.at.elapsed();
+        let spent = self.live.tree.spent();
         let exit = self.reap().await;
         tracing::debug!(exec_id = exec.id(), ?exit, timed_out, "exec ended");
-        let ending = exit.map(|exit| Ending { exit, timed_out, duration }.into());
+        let ending = exit.map(|exit| Ending { exit, timed_out, duration, spent }.into());
         exec.set_exited(ending.map_err(|source| ExecError::ExitLost { source }));
     }
 

@@ -14,8 +14,11 @@ use super::io::Io;
 use super::order::Order;
 use super::program::{Attempt, candidates};
 use super::record::Live;
+use super::resources;
+use super::terminal::{self, Terminal};
 use super::tree::{Lingering, Tree};
-use crate::sys::cgroup::Cgroup;
+use crate::api::TtySize;
+use crate::sys::cgroup::{Cgroup, CgroupParent};
 use crate::sys::pidfd::{Pidfd, WatchedPidfd};
 use crate::sys::process::{Credentials, Launch, LaunchError, Stage, c_string, effective_ids};
 
@@ -45,9 +48,14 @@ pub(super) fn start(config: &ExecConfig, lingering: &Lingering, id: &str, order:
         })
         .ok()
     });
+    let have = config.cgroup.as_ref().map(CgroupParent::controllers).unwrap_or_default();
+    if let Err(error) = resources::impose(&ready.order.bounds, cgroup.as_ref(), have) {
+        discard(lingering, cgroup);
+        return Err(error);
+    }
     match ready.launch(cgroup.as_ref()) {
         Ok(launched) => ready.started(launched, cgroup),
-        Err(Failure::Launch(error)) if error.stage == Stage::Cgroup => {
+        Err(Failure::Launch(error)) if error.stage == Stage::Cgroup && ready.order.bounds.is_empty() => {
             tracing::warn!(%error, "an exec could not join its cgroup; it gets a session only");
             discard(lingering, cgroup);
             match ready.launch(None) {
@@ -77,6 +85,8 @@ struct Ready {
     env: Variables,
     candidates: Vec<Vec<u8>>,
     directories: Vec<PathBuf>,
+    /// Whose terminals can be written to by write(1) and wall(1).
+    tty_group: Option<u32>,
 }
 
 /// Our ends of what was started.
@@ -107,6 +117,9 @@ impl Ready {
             Variables::new()
         });
         let mut env = environment::login(&account);
+        if order.tty.is_some() {
+            env.insert("TERM".to_owned(), terminal::TERM.into());
+        }
         env.extend(config.base_env.iter().map(|(key, value)| (key.clone(), value.clone().into_bytes())));
         env.extend(file);
         env.append(&mut order.env);
@@ -118,7 +131,8 @@ impl Ready {
             check_directory(directory)?;
         }
         let candidates = candidates(&order.program, env.get("PATH").map_or(b"", Vec::as_slice));
-        Ok(Self { order, account, env, candidates, directories })
+        let tty_group = order.tty.and_then(|_| accounts::group("tty", &config.group));
+        Ok(Self { order, account, env, candidates, directories, tty_group })
     }
 
     fn launch(&self, cgroup: Option<&Cgroup>) -> Result<Launched, Failure> {
@@ -153,13 +167,34 @@ impl Ready {
             stdin: theirs.stdin,
             stdout: theirs.stdout,
             stderr: theirs.stderr,
+            controlling_terminal: self.order.tty.is_some(),
         };
         let leader = launch.spawn().map_err(Failure::Launch)?;
         Ok(Launched { leader, io })
     }
 
-    /// Our ends and those of the command, by pipes.
+    /// Our ends and those of the command.
     fn streams(&self) -> Result<(Io, Theirs), Failure> {
+        match self.order.tty {
+            Some(size) => self.terminal(size),
+            None => self.pipes(),
+        }
+    }
+
+    fn terminal(&self, size: TtySize) -> Result<(Io, Theirs), Failure> {
+        let owner = self.credentials().map(|credentials| credentials.uid);
+        let (terminal, [stdin, stdout, stderr]) =
+            Terminal::open(size, owner, self.tty_group).map_err(|source| match source.raw_os_error() {
+                // Told as for processes: there is no room for another one now.
+                Some(libc::ENOSPC | libc::EMFILE | libc::ENFILE | libc::ENOMEM) => {
+                    Failure::Launch(LaunchError { stage: Stage::Terminal, source })
+                }
+                _ => Failure::Other(ExecError::Start { what: "opening a terminal for it", source }),
+            })?;
+        Ok((Io::Terminal(terminal), Theirs { stdin: Some(stdin), stdout, stderr }))
+    }
+
+    fn pipes(&self) -> Result<(Io, Theirs), Failure> {
         let pipe = || {
             let ends = io::pipe().map(|(read, write)| (OwnedFd::from(read), OwnedFd::from(write)));
             ends.map_err(|source| Failure::Launch(LaunchError { stage: Stage::Fork, source }))
@@ -190,7 +225,8 @@ impl Ready {
             let _ = leader.signal(libc::SIGKILL).and_then(|_| leader.wait());
             ExecError::Start { what: "watching it", source }
         })?;
-        Ok(Started { live: Live { leader, tree }, io, stdin: self.order.stdin, at })
+        let terminal = io.terminal();
+        Ok(Started { live: Live { leader, tree, terminal }, io, stdin: self.order.stdin, at })
     }
 
     fn explain(&self, failure: Failure) -> ExecError {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout_at};
 
+use super::resources::Spent;
 use crate::limits;
 use crate::sys::cgroup::Cgroup;
 use crate::sys::pidfd::{Pidfd, WatchedPidfd};
@@ -83,6 +84,14 @@ impl Tree {
         };
         if let Err(error) = struck {
             tracing::warn!(%error, tree = ?self, "killing a tree at one stroke failed");
+        }
+    }
+
+    /// What it took so far; nothing is known of what has no cgroup.
+    pub(super) fn spent(&self) -> Spent {
+        match self {
+            Self::Cgroup(cgroup) => cgroup.usage().into(),
+            Self::Session(_) => Spent::default(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! table, the policy and the state of the bridge. Nothing here acts on a socket.
 
 mod exposure;
+mod owners;
 mod table;
 #[cfg(test)]
 pub(crate) use table::tests;
@@ -11,4 +12,4 @@ mod watch;
 
 pub use exposure::{Policy, assess};
 pub use table::{Bind, ListenerTable};
-pub use watch::{Observation, OwnSockets, Source, Watcher};
+pub use watch::{LookNow, Observation, OwnSockets, Source, Watcher};

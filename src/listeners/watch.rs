@@ -4,22 +4,25 @@
 //! is never "none".
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     io,
     os::{fd::AsFd, linux::fs::MetadataExt},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, PoisonError, Weak, mpsc},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
 
-use super::{ListenerTable, table::Bind};
+use super::{ListenerTable, owners::SocketOwners, table::Bind};
 use crate::{
-    facts::{ProcessFact, SocketFact},
+    facts::SocketFact,
     limits,
-    sys::{rtnl, sock_diag, socket_owners},
+    sys::{rtnl, sock_diag},
 };
+
+/// Looks by procfs after which sock_diag is tried again: its module may have been loaded.
+const SOCK_DIAG_RETRY: u32 = 64;
 
 /// Inodes of guestd's own listening sockets, which are no service of the VM's.
 ///
@@ -40,8 +43,8 @@ impl OwnSockets {
         self.lock().remove(&inode);
     }
 
-    fn contains(&self, inode: u64) -> bool {
-        self.lock().contains(&inode)
+    fn all(&self) -> HashSet<u64> {
+        self.lock().clone()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<u64>> {
@@ -75,7 +78,8 @@ pub struct Observation {
 #[derive(Debug)]
 pub struct Watcher {
     observations: watch::Receiver<Arc<Observation>>,
-    stop: Option<mpsc::Sender<()>>,
+    /// A wish to look at once; its end is the end of the thread.
+    looks: Option<Arc<mpsc::SyncSender<()>>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -85,12 +89,12 @@ impl Watcher {
     /// # Errors
     /// The thread could not be made.
     pub fn spawn(interval: Duration, own: OwnSockets) -> io::Result<Self> {
-        let mut looker = Looker { own, owners: BTreeMap::new(), source: Source::SockDiag };
+        let mut looker = Looker { own, owners: SocketOwners::default(), source: Source::SockDiag, looks: 0 };
         let first = looker.look(None);
         let (publish, observations) = watch::channel(Arc::new(first));
-        let (stop, stopped) = mpsc::channel();
+        let (looks, wishes) = mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("listeners".to_owned()).spawn(move || {
-            while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(interval) {
+            while !matches!(wishes.recv_timeout(interval), Err(mpsc::RecvTimeoutError::Disconnected)) {
                 let next = looker.look(Some(&publish.borrow()));
                 publish.send_if_modified(|current| {
                     let changed = **current != next;
@@ -101,7 +105,12 @@ impl Watcher {
                 });
             }
         })?;
-        Ok(Self { observations, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { observations, looks: Some(Arc::new(looks)), thread: Some(thread) })
+    }
+
+    /// For those who change what there is to see.
+    pub fn looker(&self) -> LookNow {
+        LookNow(self.looks.as_ref().map(Arc::downgrade).unwrap_or_default())
     }
 
     /// The latest observation, and every later one.
@@ -110,9 +119,25 @@ impl Watcher {
     }
 }
 
+/// A way to ask for a look before its time.
+///
+/// Does not keep the thread alive.
+#[derive(Debug, Clone)]
+pub struct LookNow(Weak<mpsc::SyncSender<()>>);
+
+impl LookNow {
+    /// Asks for a look.
+    pub fn look_now(&self) {
+        if let Some(looks) = self.0.upgrade() {
+            // A full channel holds a wish already.
+            let _ = looks.try_send(());
+        }
+    }
+}
+
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.stop.take();
+        self.looks.take();
         if let Some(thread) = self.thread.take() {
             // The thread holds no lock and waits for nothing but the channel that is closed now.
             let _ = thread.join();
@@ -122,8 +147,9 @@ impl Drop for Watcher {
 
 struct Looker {
     own: OwnSockets,
-    owners: BTreeMap<u64, ProcessFact>,
+    owners: SocketOwners,
     source: Source,
+    looks: u32,
 }
 
 impl Looker {
@@ -140,39 +166,36 @@ impl Looker {
     }
 
     fn table(&mut self) -> io::Result<(ListenerTable, bool)> {
+        // Before and after the dump: a socket of ours that is closed in between is in the dump and not in the set any more.
+        let own_before = self.own.all();
         let mut sockets = self.sockets()?;
-        sockets.retain(|socket| !self.own.contains(socket.inode));
+        let own_after = self.own.all();
+        sockets.retain(|socket| !own_before.contains(&socket.inode) && !own_after.contains(&socket.inode));
         sockets.sort_by_key(|socket| (socket.port, Bind::of(socket).family, socket.address, socket.inode));
         let truncated = sockets.len() > limits::LISTENERS;
         sockets.truncate(limits::LISTENERS);
-        self.attribute(&sockets);
+        let listening = sockets.iter().map(|socket| socket.inode).collect();
         let table = ListenerTable {
             netns: std::fs::metadata("/proc/self/ns/net")?.st_ino(),
             addresses: rtnl::addresses()?,
-            processes: self.owners.clone(),
+            processes: self.owners.of(&listening, Instant::now()),
             sockets,
         };
         Ok((table, truncated))
     }
 
     fn sockets(&mut self) -> io::Result<Vec<SocketFact>> {
-        if self.source == Source::SockDiag {
+        self.looks = self.looks.wrapping_add(1);
+        if self.source == Source::SockDiag || self.looks.is_multiple_of(SOCK_DIAG_RETRY) {
             match sock_diag::listening_tcp() {
                 Err(error) if sock_diag::is_absent(&error) => self.source = Source::Procfs,
-                result => return result,
+                Err(error) => return Err(error),
+                Ok(sockets) => {
+                    self.source = Source::SockDiag;
+                    return Ok(sockets);
+                }
             }
         }
         sock_diag::procfs_listening_tcp()
-    }
-
-    /// Looks up the owners of sockets that are new, or whose known owner is gone.
-    fn attribute(&mut self, sockets: &[SocketFact]) {
-        let listening: HashSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
-        self.owners.retain(|inode, owner| listening.contains(inode) && socket_owners::is_alive(owner.pid));
-        let mut unknown: HashSet<u64> =
-            listening.into_iter().filter(|inode| !self.owners.contains_key(inode)).collect();
-        if !unknown.is_empty() {
-            self.owners.extend(socket_owners::find(&mut unknown));
-        }
     }
 }

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::error::ApiError;
-use crate::{api::ErrorCode, limits};
+use crate::{api::ErrorCode, limits, throttle::Throttle};
 
 /// Time that a refused peer has to read why.
 const REFUSAL_TIME: Duration = Duration::from_secs(2);
@@ -72,6 +72,7 @@ pub trait Accept: Send + 'static {
 pub async fn serve(mut endpoint: impl Accept, router: Router, connections: TaskTracker, drain: CancellationToken) {
     let agent_uid = nix::unistd::geteuid().as_raw();
     let served = Arc::new(Semaphore::new(limits::CONNECTIONS));
+    let log = Throttle::default();
     let refused = Arc::new(Semaphore::new(limits::REFUSED_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
@@ -81,7 +82,9 @@ pub async fn serve(mut endpoint: impl Accept, router: Router, connections: TaskT
         let (connection, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "accept failed");
+                if let Some(times) = log.pass() {
+                    tracing::warn!(%error, times, "accept failed");
+                }
                 // Out of descriptors or memory: trying again at once would spin.
                 tokio::select! {
                     () = tokio::time::sleep(limits::ACCEPT_PAUSE) => continue,
@@ -93,7 +96,9 @@ pub async fn serve(mut endpoint: impl Accept, router: Router, connections: TaskT
         let places = if admitted.is_ok() { &served } else { &refused };
         let Ok(place) = Arc::clone(places).try_acquire_owned() else {
             // No place even for an answer: a closed connection is the answer.
-            tracing::warn!(?peer, "connection closed at the limit");
+            if let Some(times) = log.pass() {
+                tracing::warn!(?peer, times, "connections closed at the limit");
+            }
             continue;
         };
         match admitted {
@@ -105,7 +110,9 @@ pub async fn serve(mut endpoint: impl Accept, router: Router, connections: TaskT
                 });
             }
             Err(why) => {
-                tracing::warn!(?peer, "connection refused");
+                if let Some(times) = log.pass() {
+                    tracing::warn!(?peer, times, "connections refused");
+                }
                 connections.spawn(async move {
                     let refuse = Router::new()
                         .fallback(move || async { ApiError::new(ErrorCode::PeerForbidden, why).into_response() });

@@ -11,8 +11,10 @@ mod listen;
 mod query;
 mod report;
 mod routes;
+mod websocket;
 
 pub use accept::{Peer, serve};
 pub use listen::{UnixEndpoint, VsockEndpoint, vsock_state};
 pub use report::{Agent, Phase};
 pub use routes::router;
+pub use websocket::Sockets;

@@ -1,17 +1,25 @@
 //! Control groups, version 2: one for each exec, so that a whole tree of processes can be named and ended.
 //!
 //! A process leaves its process group and its session as it likes; it does not leave its cgroup by accident. No controllers are
-//! needed, so this works in a delegated unit, on a hybrid hierarchy (cgroup2 beside version 1) and in the root cgroup.
+//! needed for that, so this works in a delegated unit, on a hybrid hierarchy (cgroup2 beside version 1) and in the root cgroup.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
-/// The cgroup that this process is in, found to take children.
+mod controllers;
+mod usage;
+
+pub use controllers::{Controller, Controllers, NoControllers};
+pub use usage::{Bound, Usage};
+
+/// The cgroup that this process was in at its start, found to take children.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupParent {
     path: PathBuf,
+    /// Those that the children have.
+    controllers: Controllers,
 }
 
 /// Why there is no cgroup for execs. Commands run nevertheless; what escapes their process group is then followed by
@@ -57,7 +65,7 @@ impl CgroupParent {
     pub fn detect() -> Result<Self, CgroupUnavailable> {
         let read = |path| fs::read_to_string(path).map_err(|source| CgroupUnavailable::Unreadable { path, source });
         let path = locate(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)?;
-        let parent = Self { path };
+        let parent = Self { path, controllers: Controllers::default() };
         let probe = format!("guestd-probe-{}", std::process::id());
         match parent.create(&probe).and_then(|cgroup| cgroup.remove()) {
             Ok(()) => Ok(parent),

@@ -54,6 +54,8 @@ pub struct Launch {
     pub stdout: OwnedFd,
     /// Standard error.
     pub stderr: OwnedFd,
+    /// Standard input is a terminal, which becomes the controlling one of the new session.
+    pub controlling_terminal: bool,
 }
 
 /// What was being done when a start failed.
@@ -63,6 +65,8 @@ pub enum Stage {
     Fork,
     /// A session of its own.
     Session,
+    /// Taking the terminal as the controlling one.
+    Terminal,
     /// Limit on open files.
     Limits,
     /// Joining the cgroup.
@@ -87,6 +91,7 @@ impl Stage {
         match self {
             Self::Fork => "fork",
             Self::Session => "setsid",
+            Self::Terminal => "TIOCSCTTY",
             Self::Limits => "setrlimit",
             Self::Cgroup => "joining the cgroup",
             Self::Groups => "setgroups",
@@ -116,12 +121,13 @@ impl Launch {
     /// The stage that failed and its errno; nothing is left running.
     pub fn spawn(self) -> Result<Pidfd, LaunchError> {
         let fork = |source| LaunchError { stage: Stage::Fork, source };
-        let Self { programs, argv, env, directories, credentials, cgroup_procs, stdin, stdout, stderr } = self;
+        let Self { programs, argv, env, directories, credentials, cgroup_procs, .. } = self;
+        let Self { stdin, stdout, stderr, controlling_terminal, .. } = self;
         // The name is only what std would run, were the closure ever to return success.
         let name = programs.first().ok_or_else(|| fork(io::ErrorKind::InvalidInput.into()))?;
         let mut command = Command::new(OsStr::from_bytes(name.to_bytes()));
         command.stdin(stdin.map_or_else(Stdio::null, Stdio::from)).stdout(stdout).stderr(stderr);
-        let child = Child::new(programs, argv, env, directories, credentials, cgroup_procs);
+        let child = Child::new(programs, argv, env, directories, credentials, cgroup_procs, controlling_terminal);
         // SAFETY: Child::become_program allocates nothing, takes no lock and makes only async-signal-safe calls.
         unsafe { command.pre_exec(move || Err(child.become_program())) };
         let mut started = command.spawn().map_err(decode)?;
@@ -146,9 +152,10 @@ fn encode(stage: Stage, error: &io::Error) -> io::Error {
 }
 
 fn decode(error: io::Error) -> LaunchError {
-    const STAGES: [Stage; 10] = [
+    const STAGES: [Stage; 11] = [
         Stage::Fork,
         Stage::Session,
+        Stage::Terminal,
         Stage::Limits,
         Stage::Cgroup,
         Stage::Groups,
@@ -255,6 +262,7 @@ mod tests {
             stdin: None,
             stdout: writer.try_clone().unwrap().into(),
             stderr: writer.into(),
+            controlling_terminal: false,
         };
         (launch, reader)
     }

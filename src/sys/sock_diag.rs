@@ -32,10 +32,7 @@ pub fn listening_tcp() -> io::Result<Vec<SocketFact>> {
 
 /// True for the answers of a kernel that lacks what was asked for.
 pub fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOENT | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL)
-    )
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP))
 }
 
 fn dump(family: u8) -> io::Result<Vec<SocketFact>> {
@@ -70,7 +67,12 @@ fn dump(family: u8) -> io::Result<Vec<SocketFact>> {
 pub fn procfs_listening_tcp() -> io::Result<Vec<SocketFact>> {
     use procfs::net::{TcpState, tcp, tcp6};
     let mut entries = tcp().map_err(io::Error::other)?;
-    entries.extend(tcp6().unwrap_or_default());
+    match tcp6() {
+        Ok(ipv6) => entries.extend(ipv6),
+        // The file is there where the kernel has IPv6.
+        Err(procfs::ProcError::NotFound(_)) => {}
+        Err(error) => return Err(io::Error::other(error)),
+    }
     Ok(entries
         .into_iter()
         .filter(|entry| entry.state == TcpState::Listen)

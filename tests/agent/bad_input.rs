@@ -5,7 +5,7 @@ use std::io::Write;
 use guestd::limits;
 use serde_json::{Value, json};
 
-use crate::support::{TestAgent, answer, request};
+use crate::support::{TestAgent, answer, eventually, request};
 
 /// Every error body has a sentence, a code and `success: false`.
 fn expect(answer: (u16, Value), status: u16, code: &str, says: &str) {
@@ -92,7 +92,9 @@ fn headers_that_do_not_arrive_in_time_close_the_connection() {
     let mut stream = agent.connect();
     stream.write_all(b"GET /v1/health HTTP/1.1\r\nHost: ").unwrap();
     let mut rest = Vec::new();
+    let began = std::time::Instant::now();
     std::io::Read::read_to_end(&mut stream, &mut rest).unwrap();
+    assert!(began.elapsed() < limits::REQUEST_HEADER_TIME * 2, "{:?}", began.elapsed());
     assert!(!String::from_utf8_lossy(&rest).contains("200 OK"));
     assert!(agent.get("/health")["status"].is_string());
 }
@@ -175,4 +177,30 @@ fn requests_follow_each_other_on_one_connection() {
     let mut all = String::new();
     std::io::Read::read_to_string(&mut stream, &mut all).unwrap();
     assert_eq!((all.matches("200 OK").count(), all.matches("404 Not Found").count()), (2, 1));
+}
+
+#[test]
+fn connections_over_the_limit_are_closed_until_there_is_a_place() {
+    let agent = TestAgent::start();
+    let held: Vec<_> = (0..limits::CONNECTIONS).map(|_| agent.connect()).collect();
+    let mut one_more = agent.connect();
+    assert_eq!(std::io::Read::read(&mut one_more, &mut [0]).unwrap(), 0);
+    drop(held);
+    eventually("there is a place", || {
+        let mut stream = agent.connect();
+        // A connection that is closed at the limit may be gone before it is written to.
+        let _ = stream.write_all(request("GET", "/health", "").as_bytes());
+        let mut answer = String::new();
+        let _ = std::io::Read::read_to_string(&mut stream, &mut answer);
+        answer.starts_with("HTTP/1.1 200").then_some(())
+    });
+}
+
+#[test]
+fn agent_that_ran_out_of_descriptors_goes_on_when_there_are_some() {
+    let agent = TestAgent::start_with("bridge.auto = false\n", &["prlimit", "--nofile=40:40"]);
+    let held: Vec<_> = (0..60).map(|_| agent.connect()).collect();
+    drop(held);
+    assert!(agent.get("/health")["version"].is_string());
+    assert_eq!(agent.call("POST", "/v1/exec", r#"{"command": ["true"]}"#).1["exit_code"], 0);
 }

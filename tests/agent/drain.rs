@@ -48,6 +48,24 @@ fn idle_connection_does_not_delay_the_end() {
     let agent = TestAgent::start();
     let _idle = agent.connect();
     let socket = agent.socket().to_owned();
+    let began = std::time::Instant::now();
     assert!(agent.terminate().success());
+    assert!(began.elapsed() < guestd::limits::DRAIN_TIME / 2, "{:?}", began.elapsed());
     assert!(!socket.exists());
+}
+
+#[test]
+fn command_whose_client_has_gone_is_told_to_end() {
+    let agent = TestAgent::start();
+    let dir = tempfile::tempdir().unwrap();
+    let (begun, told) = (dir.path().join("begun"), dir.path().join("told"));
+    let script = format!("trap 'touch {}; exit' TERM; touch {}; sleep 100 & wait", told.display(), begun.display());
+    let mut stream = agent.connect();
+    stream
+        .write_all(request("POST", "/v1/exec", &json!({"command": ["sh", "-c", script]}).to_string()).as_bytes())
+        .unwrap();
+    eventually("the command runs", || begun.exists().then_some(()));
+    drop(stream);
+    assert!(agent.terminate().success());
+    assert!(told.exists());
 }

@@ -8,5 +8,7 @@ mod exec;
 mod exec_table;
 mod peers;
 mod reports;
+mod socket;
 #[path = "../support/mod.rs"]
 mod support;
+mod tunnel;

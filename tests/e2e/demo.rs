@@ -27,10 +27,13 @@ fn main() -> ExitCode {
 }
 
 fn demo(begun: Instant) -> Result<()> {
+    println!("guestd demo: booting a golden image in QEMU");
     let net = Net::new()?;
     let stage = Stage::set(&net)?;
-    let accelerator = if stage.vm.emulated { "emulated: this CPU has no virtualisation" } else { "KVM" };
-    println!("guestd demo: a golden image as {}, in QEMU ({accelerator})", stage.vm.name());
+    let processor = if stage.vm.emulated { "emulated, as this CPU has no virtualisation" } else { "by KVM" };
+    let at = begun.elapsed().as_secs_f64();
+    println!("      its processor is {processor}; its kernel found the vsock device {at:.1} s after the demo's start");
+    println!("      its name is {}", stage.vm.name());
     for (n, claim) in CLAIMS.iter().enumerate() {
         println!("\n[{}/{}] {}", n + 1, CLAIMS.len(), claim.is);
         let started = Instant::now();

@@ -1,9 +1,8 @@
 //! What a golden image is for, claim by claim: the demo shows them to people, a test holds them.
 
-use std::io::{BufRead, BufReader, Read};
 use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use guestd::api::{Cause, Exposure, Family, Status};
 
 use crate::harness::{CLIENTS, Edge, Net, Ran, Route, Ssh, Vm, VmSpec, page};
@@ -149,7 +148,7 @@ fn page_through_the_edge(stage: &Stage<'_>) -> Result<Shown> {
 fn ssh_through_the_edge(stage: &Stage<'_>) -> Result<Shown> {
     let mut shown = Shown::default();
     let vm = &stage.vm;
-    let ssh = Ssh::through_edge(vm.net, &vm.artifacts().golden_key, &stage.edge, &vm.name());
+    let ssh = Ssh::through_edge(vm.net, &vm.artifacts().golden_key, &stage.edge, &vm.name())?;
     let ran = ssh.run("id -un; cat /proc/cmdline")?.ok()?;
     shown.ran(&ran);
     let out = ran.out();
@@ -172,23 +171,13 @@ fn streamed_exec(stage: &Stage<'_>) -> Result<Shown> {
     vm.sh("mkfifo /run/golden-path.fifo")?;
     let script = "echo out one; echo err one >&2; read word </run/golden-path.fifo; echo out $word; echo err $word >&2";
     let mut running = vm.ctl_start(["exec", "--", "sh", "-c", script])?;
-    let mut stdout = BufReader::new(running.child.stdout.take().context("its standard output is not a pipe")?);
-    let mut stderr = BufReader::new(running.child.stderr.take().context("its standard error is not a pipe")?);
-    let (mut out, mut err) = (String::new(), String::new());
-    stdout.read_line(&mut out)?;
-    stderr.read_line(&mut err)?;
-    if let Some(status) = running.child.try_wait()? {
-        bail!("the command ended ({status}) before it was let: stdout {out:?}, stderr {err:?}");
-    }
-    let early = format!("{} and {}", out.trim_end(), err.trim_end());
+    let early = [running.line()?.trim_end().to_owned(), running.error_line()?.trim_end().to_owned()].join(" and ");
+    running.still_runs()?;
     vm.sh("echo two >/run/golden-path.fifo; rm /run/golden-path.fifo")?;
-    stdout.read_to_string(&mut out)?;
-    stderr.read_to_string(&mut err)?;
-    let mut ran = running.end()?;
-    (ran.stdout, ran.stderr) = (out.clone().into_bytes(), err.clone().into_bytes());
-    let ran = ran.ok()?;
+    let ran = running.end()?.ok()?;
     shown.ran(&ran);
-    ensure!(out == "out one\nout two\n" && err == "err one\nerr two\n", "the streams are not apart:\n{ran}");
+    let apart = ran.stdout == b"out one\nout two\n" && ran.stderr == b"err one\nerr two\n";
+    ensure!(apart, "the streams are not apart:\n{ran}");
     shown.finding(format!("`{early}` came while the command was still running"));
     Ok(shown)
 }

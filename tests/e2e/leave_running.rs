@@ -30,7 +30,7 @@ fn main() -> Result<()> {
     println!("{guestctl} exec -- uname -a");
     println!("\nFrom its network, which has no way out:");
     println!("{inside} curl '{}'", harness::page(vm.address(), 3000));
-    println!("{inside} {}", vm.ssh().login());
+    println!("{inside} {}", vm.ssh().invocation(None));
     println!("\nConsole: {}\nCtrl-C ends it and removes all of it.", vm.console().display());
     ends.wait().context("waiting for SIGINT or SIGTERM")?;
     stage.vm.passed()

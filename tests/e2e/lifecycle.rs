@@ -1,7 +1,5 @@
 //! The agent as a service: what it holds, how it ends, how it comes back.
 
-use std::io::{BufRead, BufReader, Read};
-
 use anyhow::{Context, Result, ensure};
 
 use crate::harness::{Net, Vm, VmSpec};
@@ -33,10 +31,7 @@ fn a_restart_of_the_agent_completes_the_response_that_runs_and_the_agent_is_back
     vm.sh("mkfifo /run/drain.fifo")?;
     let script = "echo begun; read word </run/drain.fifo; echo $word";
     let mut running = vm.ctl_start(["exec", "--", "sh", "-c", script])?;
-    let mut stdout = BufReader::new(running.child.stdout.take().context("its standard output is not a pipe")?);
-    let mut out = String::new();
-    stdout.read_line(&mut out)?;
-    ensure!(out == "begun\n", "the command began with {out:?}");
+    ensure!(running.line()? == "begun\n", "the command did not begin");
 
     ssh.run(
         "set -eu
@@ -46,9 +41,8 @@ fn a_restart_of_the_agent_completes_the_response_that_runs_and_the_agent_is_back
     )?
     .ok()
     .context("the agent was told to end, and was not seen to wait for the command")?;
-    stdout.read_to_string(&mut out)?;
     let ran = running.end()?.ok()?;
-    ensure!(out == "begun\nended\n", "the response was cut: {out:?}\n{ran}");
+    ensure!(ran.stdout == b"begun\nended\n", "the response was cut:\n{ran}");
 
     vm.wait_ready()?;
     let after = main_pid(&vm)?;

@@ -4,6 +4,7 @@
 //! made by `just image` and installed by `./dev`; what is missing fails the test with a sentence that says so.
 
 mod degraded;
+mod exec;
 mod golden_path;
 mod harness;
 mod lifecycle;
@@ -26,6 +27,8 @@ fn a_golden_image_boots_and_is_reached_and_the_agent_stays_small() -> Result<()>
         (claim.see)(&stage).with_context(|| format!("not true: {}", claim.is))?;
     }
     let vm = &stage.vm;
+    // The binary needs nothing of the machine that it runs on, not even an environment.
+    vm.artifacts().run_guestd(["version"])?.ok()?;
     let built = vm.artifacts().guestd_sha256()?;
     let held = vm.sh("sha256sum </usr/local/bin/guestd")?;
     ensure!(held.starts_with(&built), "the image holds another guestd ({held}) than was built ({built}): `just image`");

@@ -67,6 +67,45 @@ fn loopback_service_is_not_reachable_until_a_rule_asks_for_it() {
     assert!(TcpStream::connect((VM6, 8080)).is_err());
 }
 
+/// A restart with the bind address put right: until the next look at the listeners the bridge still accepts on the port.
+#[test]
+fn private_service_that_takes_over_a_public_port_is_never_reached() {
+    enter();
+    let public = listen("0.0.0.0:3000");
+    // One look at the start and none for a minute.
+    let agent = TestAgent::start_with("listeners.poll_ms = 60000\n", &[]);
+    until_bridged(&agent, &public);
+    drop(public);
+    let private = listen("127.0.0.1:3000");
+    private.set_nonblocking(true).unwrap();
+    let mut client = connect(3000);
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(private.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn service_that_has_bound_and_does_not_listen_yet_is_never_overtaken() {
+    let agent = agent();
+    let later = bind_only(&format!("[{VM6}]:3000"), true).unwrap();
+    let service = listen("0.0.0.0:3000");
+    report(&agent, &service, |entry| entry["cause"] == "bridge_failed");
+    // Time for the second and the third try, which must be as careful as the first: that nothing happens needs a while.
+    std::thread::sleep(guestd::limits::BRIDGE_SETTLE_TIME * 6);
+    report(&agent, &service, |entry| entry["cause"] == "bridge_failed");
+    later.listen(1).expect("the port is the service's");
+}
+
+#[test]
+fn guestds_own_sockets_are_not_listed() {
+    let agent = agent();
+    let services: Vec<_> = (3000..3010).map(|port| listen(&format!("0.0.0.0:{port}"))).collect();
+    for service in &services {
+        until_bridged(&agent, service);
+    }
+    let listeners = agent.get("/v1/listeners");
+    assert_eq!(listeners.as_array().unwrap().len(), services.len(), "{listeners}");
+}
+
 #[test]
 fn clients_inside_the_vm_see_localhost_as_they_did_without_guestd() {
     let agent = agent();

@@ -100,6 +100,52 @@ fn clients_reset_is_a_reset_at_the_service() {
     assert_eq!(served.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
+/// Writes until nothing more fits between this end and the other.
+fn fill(stream: &TcpStream) {
+    stream.set_nonblocking(true).unwrap();
+    let block = vec![1; 64 * 1024];
+    // The relay takes some more after the buffers are full, so one refusal is not the end.
+    let mut refused = 0;
+    while refused < 5 {
+        match (&*stream).write(&block) {
+            Ok(written) => refused = usize::from(written == 0),
+            Err(_) => {
+                refused += 1;
+                thread::park_timeout(Duration::from_millis(5));
+            }
+        }
+    }
+    stream.set_nonblocking(false).unwrap();
+}
+
+#[test]
+fn services_reset_is_no_clean_end_while_the_client_is_sending() {
+    let (_agent, service, client, served) = bridged();
+    let mut pairs = vec![(client, served)];
+    pairs.extend((0..20).map(|_| (connect(3000), service.accept().unwrap().0)));
+    for (mut client, mut served) in pairs {
+        fill(&client);
+        served.write_all(b"part of the answer").unwrap();
+        reset(served);
+        let end = client.read_to_end(&mut Vec::new());
+        assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+}
+
+#[test]
+fn clients_reset_is_no_clean_end_while_the_service_is_sending() {
+    let (_agent, service, client, served) = bridged();
+    let mut pairs = vec![(client, served)];
+    pairs.extend((0..20).map(|_| (connect(3000), service.accept().unwrap().0)));
+    for (mut client, mut served) in pairs {
+        fill(&served);
+        client.write_all(b"part of the upload").unwrap();
+        reset(client);
+        let end = served.read_to_end(&mut Vec::new());
+        assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+}
+
 #[test]
 fn connection_to_a_service_that_refuses_is_reset() {
     let agent = agent();

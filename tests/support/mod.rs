@@ -93,7 +93,7 @@ impl TestAgent {
     /// Sends SIGTERM and waits for the end.
     pub(crate) fn terminate(mut self) -> ExitStatus {
         nix::sys::signal::kill(self.pid(), nix::sys::signal::Signal::SIGTERM).unwrap();
-        self.child.wait().unwrap()
+        eventually("the agent has ended", || self.child.try_wait().unwrap())
     }
 }
 

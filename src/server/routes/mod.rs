@@ -4,10 +4,13 @@ mod bridge;
 mod exec;
 mod exec_control;
 mod exec_stream;
+mod files;
 mod listeners;
 mod logs;
 mod metrics;
 mod system;
+mod tunnel;
+mod tree;
 
 use std::sync::Arc;
 
@@ -35,8 +38,11 @@ pub fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/exec/{id}/stdin", post(exec_control::stdin))
         .route("/v1/exec/{id}/resize", post(exec_control::resize))
         .route("/v1/logs", get(logs::list))
+        .route("/v1/files", get(files::get).put(files::put).delete(files::delete))
+        .route("/v1/tree", get(tree::get).put(tree::put))
         .route("/v1/listeners", get(listeners::list))
         .route("/v1/bridge", get(bridge::show).put(bridge::update))
+        .route("/v1/tunnel/{port}", get(tunnel::open))
         .route("/metrics", get(metrics::text))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)

@@ -46,6 +46,7 @@ pub(super) struct Child {
     directories: Vec<CString>,
     credentials: Option<Credentials>,
     cgroup_procs: Option<OwnedFd>,
+    controlling_terminal: bool,
 }
 
 impl Child {
@@ -56,9 +57,10 @@ impl Child {
         directories: Vec<CString>,
         credentials: Option<Credentials>,
         cgroup_procs: Option<OwnedFd>,
+        controlling_terminal: bool,
     ) -> Self {
         let (argv, env) = (Pointers::to(argv), Pointers::to(env));
-        Self { programs, argv, env, directories, credentials, cgroup_procs }
+        Self { programs, argv, env, directories, credentials, cgroup_procs, controlling_terminal }
     }
 
     /// Runs in the forked child; returns only on failure.
@@ -73,6 +75,11 @@ impl Child {
         let at = |stage| move |source| (stage, source);
         // SAFETY: no arguments.
         check(unsafe { libc::setsid() }.into()).map_err(at(Stage::Session))?;
+        if self.controlling_terminal {
+            // SAFETY: integers only; 0 asks for nobody's terminal to be stolen.
+            check(unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) }.into())
+                .map_err(at(Stage::Terminal))?;
+        }
         default_signals();
         default_priority();
         // SAFETY: an integer argument only.

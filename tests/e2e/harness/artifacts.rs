@@ -1,11 +1,15 @@
 //! What the VM tests need to have been built before, found or asked for in a sentence.
 
+use std::env;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::command::{DEADLINE, Invocation};
+use super::command::{Ran, on_this_machine};
+
+/// Programs that are run; those of util-linux and coreutils are on every machine.
+const TOOLS: [&str; 7] = ["qemu-system-x86_64", "vhost-device-vsock", "haproxy", "openssl", "curl", "ssh", "ip"];
 
 /// Files made by `just image`.
 #[derive(Debug, Clone)]
@@ -39,12 +43,29 @@ impl Artifacts {
         })
     }
 
+    /// Runs the binary on this machine, with nothing in its environment.
+    pub(crate) fn run_guestd<const N: usize>(&self, args: [&str; N]) -> Result<Ran> {
+        let argv = ["env", "-i"].map(OsStr::new).into_iter().chain([self.guestd.as_os_str()]);
+        on_this_machine(argv.chain(args.map(OsStr::new)))
+    }
+
     /// SHA-256 of the binary that the image should hold, in hexadecimal.
     pub(crate) fn guestd_sha256(&self) -> Result<String> {
         let argv = [OsStr::new("sha256sum"), OsStr::new("--"), self.guestd.as_os_str()];
-        let ran = Invocation::new(argv).run(DEADLINE)?.ok()?;
+        let ran = on_this_machine(argv)?.ok()?;
         Ok(ran.out().chars().take_while(char::is_ascii_hexdigit).collect())
     }
+}
+
+/// Fails when a program is not there that the harness runs.
+pub(crate) fn tools() -> Result<()> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    for tool in TOOLS {
+        if !env::split_paths(&path).any(|dir| dir.join(tool).is_file()) {
+            bail!("{tool} is not installed: `./dev test` installs what the tests need");
+        }
+    }
+    Ok(())
 }
 
 /// The package's directory.
@@ -64,7 +85,7 @@ fn guestctl() -> Result<PathBuf> {
     if let Some(path) = option_env!("CARGO_BIN_EXE_guestctl") {
         return built(path.into(), "cargo build --bin guestctl");
     }
-    let exe = std::env::current_exe().context("asking for the path of this program")?;
+    let exe = env::current_exe().context("asking for the path of this program")?;
     let beside = exe.parent().and_then(Path::parent).with_context(|| {
         format!("{} is not in a target directory: start it by `cargo run --example`", exe.display())
     })?;

@@ -1,13 +1,15 @@
-//! Programs run for a test: to their end under a deadline, or for as long as their handle lives.
+//! Programs that a test runs to their end under a deadline. Those that it lets run are in [`running`](super::running).
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+
+use super::running::{Resident, Started};
 
 /// Default for programs that should answer at once; generous, because the guest is emulated and the machine may be busy.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -42,7 +44,7 @@ impl Invocation {
             .with_context(|| format!("starting `{self}`: is it installed? `./dev` installs what the tests need"))?;
         let ran = Ran {
             command: self.to_string(),
-            code: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
+            code: code(output.status),
             stdout: output.stdout,
             stderr: output.stderr,
             took: started.elapsed(),
@@ -62,7 +64,7 @@ impl Invocation {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("starting `{self}`"))?;
-        Ok(Started { child, command: self.to_string(), begun: Instant::now() })
+        Started::new(child, self.to_string())
     }
 
     /// Starts it for as long as the handle lives, its output going to `log`.
@@ -77,7 +79,7 @@ impl Invocation {
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting `{self}`: is it installed? `./dev` installs what the tests need"))?;
-        Ok(Resident { child, command: self.to_string() })
+        Ok(Resident::new(child, self.to_string()))
     }
 
     fn command(&self, before: &[OsString]) -> Command {
@@ -86,6 +88,11 @@ impl Invocation {
         command.args(words);
         command
     }
+}
+
+/// Runs a program on the machine itself to its end.
+pub(crate) fn on_this_machine<A: AsRef<OsStr>>(argv: impl IntoIterator<Item = A>) -> Result<Ran> {
+    Invocation::new(argv).run(DEADLINE)
 }
 
 /// As a person would type it, without the way into the namespace.
@@ -170,52 +177,9 @@ impl fmt::Display for Ran {
     }
 }
 
-/// A program that runs, with its output to be read.
-#[derive(Debug)]
-pub(crate) struct Started {
-    /// The process; its pipes are the caller's to take.
-    pub(crate) child: Child,
-    command: String,
-    begun: Instant,
-}
-
-impl Started {
-    /// Waits for its end; what the caller has read before is not in the result.
-    pub(crate) fn end(self) -> Result<Ran> {
-        let output = self.child.wait_with_output().with_context(|| format!("waiting for `{}`", self.command))?;
-        Ok(Ran {
-            command: self.command,
-            code: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
-            stdout: output.stdout,
-            stderr: output.stderr,
-            took: self.begun.elapsed(),
-        })
-    }
-}
-
-/// A program that runs until its handle is dropped.
-#[derive(Debug)]
-pub(crate) struct Resident {
-    child: Child,
-    command: String,
-}
-
-impl Resident {
-    /// Fails when the program has ended by itself.
-    pub(crate) fn alive(&mut self) -> Result<()> {
-        if let Some(status) = self.child.try_wait().with_context(|| format!("looking after `{}`", self.command))? {
-            bail!("`{}` has ended by itself: {status}", self.command);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Resident {
-    fn drop(&mut self) {
-        // It may have ended already; either way it is gone after the wait.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Exit status as a shell has it: 128+n after signal n.
+pub(super) fn code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -21,8 +21,10 @@ mod edge;
 mod evidence;
 mod net;
 mod qemu;
+mod running;
 mod ssh;
 mod vm;
+mod vsock;
 mod wait;
 
 pub(crate) use command::Ran;

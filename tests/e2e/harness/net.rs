@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context, Result, bail};
 
+use super::artifacts;
 use super::command::{DEADLINE, Invocation, Ran};
 
 /// Two addresses that clients can come from (`curl --interface`).
@@ -47,6 +48,7 @@ pub(crate) struct Link {
 impl Net {
     /// Makes the namespaces, with loopback, the clients' and the edge's addresses, and routing on.
     pub(crate) fn new() -> Result<Self> {
+        artifacts::tools()?;
         let dir = tempfile::Builder::new()
             .prefix("guestd-e2e-")
             .tempdir()

@@ -1,12 +1,14 @@
 //! The real ssh client with the golden key, straight to a VM or through the edge as the platform's users come.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::net::Ipv6Addr;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use super::command::{Invocation, Ran};
+use super::artifacts::root;
+use super::command::{DEADLINE, Invocation, Ran};
 use super::edge::Edge;
 use super::net::Net;
 
@@ -20,31 +22,35 @@ pub(crate) struct Ssh<'net> {
 impl<'net> Ssh<'net> {
     /// To port 22 of an address.
     pub(crate) fn direct(net: &'net Net, key: &Path, address: Ipv6Addr) -> Self {
-        Self { net, argv: argv(net, key, &[], &address.to_string()) }
+        // -F none: neither this machine's nor its user's configuration has a say.
+        Self { net, argv: argv(net, key, OsStr::new("none"), &address.to_string()) }
     }
 
-    /// To port 443 of the edge with the platform's ProxyCommand. The name is not resolved: the edge's address stands for it.
-    pub(crate) fn through_edge(net: &'net Net, key: &Path, edge: &Edge, name: &str) -> Self {
-        let proxy = format!(
-            "ProxyCommand=openssl s_client -connect '[{}]:443' -servername %h -quiet -verify_return_error -CAfile {}",
-            edge.address(),
-            edge.certificate().display()
-        );
-        Self { net, argv: argv(net, key, &["-o", &proxy], name) }
+    /// By name and with the client configuration that is in every image, so with the platform's ProxyCommand: to port 443 of
+    /// the edge. The name is resolved by a hosts file that this one command sees in the place of the machine's.
+    pub(crate) fn through_edge(net: &'net Net, key: &Path, edge: &Edge, name: &str) -> Result<Self> {
+        const WITH_HOSTS: &str = r#"mount --bind "$1" /etc/hosts; shift; exec "$@""#;
+        let hosts = net.dir().join("hosts");
+        fs::write(&hosts, format!("{} {name}\n", edge.address()))
+            .with_context(|| format!("writing {}", hosts.display()))?;
+        let shipped = root().join("rootfs-overlay/etc/ssh/ssh_config.d/10-guestd.conf");
+        let in_mounts = ["unshare", "--mount", "sh", "-euc", WITH_HOSTS, "with-hosts"].map(OsString::from);
+        let ssh = argv(net, key, shipped.as_os_str(), name);
+        Ok(Self { net, argv: in_mounts.into_iter().chain([hosts.into()]).chain(ssh).collect() })
     }
 
     /// Runs a line of the remote shell.
     pub(crate) fn run(&self, script: &str) -> Result<Ran> {
-        self.net.run(self.argv.iter().cloned().chain([script.into()]))
+        self.invocation(Some(script)).run(DEADLINE)
     }
 
-    /// For a person to run on a terminal.
-    pub(crate) fn login(&self) -> Invocation {
-        self.net.invocation(&self.argv)
+    /// To be run or shown, with a line for the remote shell or for a login without one.
+    pub(crate) fn invocation(&self, script: Option<&str>) -> Invocation {
+        self.net.invocation(self.argv.iter().cloned().chain(script.map(OsString::from)))
     }
 }
 
-fn argv(net: &Net, key: &Path, extra: &[&str], host: &str) -> Vec<OsString> {
+fn argv(net: &Net, key: &Path, configuration: &OsStr, host: &str) -> Vec<OsString> {
     let known_hosts = format!("UserKnownHostsFile={}", net.dir().join("known_hosts").display());
     let options = [
         "BatchMode=yes",
@@ -55,11 +61,8 @@ fn argv(net: &Net, key: &Path, extra: &[&str], host: &str) -> Vec<OsString> {
         "LogLevel=ERROR",
         &known_hosts,
     ];
-    // -F none: neither this machine's nor its user's configuration has a say.
-    let mut argv: Vec<OsString> = ["ssh", "-F", "none", "-i"].map(OsString::from).to_vec();
-    argv.push(key.into());
+    let mut argv: Vec<OsString> = vec!["ssh".into(), "-F".into(), configuration.into(), "-i".into(), key.into()];
     argv.extend(options.iter().flat_map(|option| ["-o".into(), OsString::from(option)]));
-    argv.extend(extra.iter().map(OsString::from));
     argv.push(format!("root@{host}").into());
     argv
 }

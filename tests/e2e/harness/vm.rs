@@ -6,18 +6,23 @@ use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use guestd::api::{Health, Listener};
 
 use super::artifacts::Artifacts;
-use super::command::{DEADLINE, Invocation, Ran, Resident, Started};
+use super::command::{DEADLINE, Invocation, Ran};
 use super::net::{Link, Net};
 use super::qemu::{Machine, VmSpec, has_kvm};
+use super::running::{Resident, Started};
 use super::ssh::Ssh;
+use super::vsock::VsockDevice;
 use super::{evidence, until};
 
 /// From the start of QEMU until the agent must have answered. An emulated guest on a busy machine takes 10 to 25 s.
 const BOOT_DEADLINE: Duration = Duration::from_secs(90);
+
+/// What a failed VM is given to tell its story.
+const EVIDENCE_DEADLINE: Duration = Duration::from_secs(15);
 
 /// The platform's domain.
 pub(crate) const DOMAIN: &str = "vm.vers.sh";
@@ -43,12 +48,12 @@ pub(crate) struct Vm<'net> {
     artifacts: Artifacts,
     dir: PathBuf,
     qemu: Option<Resident>,
-    vsock: Option<Resident>,
+    vsock: Option<VsockDevice>,
     passed: bool,
 }
 
 impl<'net> Vm<'net> {
-    /// Starts a VM; it is still booting when this returns.
+    /// Starts a VM. It is still booting when this returns; with a vsock device, so far that one may connect to it.
     pub(crate) fn boot(net: &'net Net, spec: VmSpec) -> Result<Self> {
         let artifacts = Artifacts::find()?;
         let link = net.link()?;
@@ -64,16 +69,9 @@ impl<'net> Vm<'net> {
     }
 
     fn power_on(&mut self, spec: &VmSpec) -> Result<()> {
-        let vhost = self.dir.join("vhost.sock");
         if spec.vsock {
-            let cid = self.cid();
-            let vm = format!("guest-cid={cid},socket={},uds-path={}", vhost.display(), self.uds.display());
-            let vsock = self.net.invocation(["vhost-device-vsock", "--vm", &vm]);
-            let vsock = self.vsock.insert(vsock.keep(&self.log("vsock.log")?)?);
-            until("vhost-device-vsock waits for QEMU", DEADLINE, || {
-                vsock.alive()?;
-                Ok(vhost.exists().then_some(()))
-            })?;
+            let log = self.log("vsock.log")?;
+            self.vsock = Some(VsockDevice::start(self.net, &self.dir, self.cid(), &self.uds, &log)?);
         }
         let machine = Machine {
             spec,
@@ -83,15 +81,16 @@ impl<'net> Vm<'net> {
             initramfs: self.artifacts.initramfs.clone(),
             disk: self.artifacts.image.clone(),
             console: self.console(),
-            vhost: spec.vsock.then_some(vhost),
+            vhost: self.vsock.as_ref().map(|device| device.vhost.clone()),
             kvm: !self.emulated,
         };
         // QEMU makes it too, but later than somebody may look.
         self.log("console.log")?;
         let tmpdir = format!("TMPDIR={}", self.dir.display());
         let argv = ["env".to_owned(), tmpdir].into_iter().chain(machine.argv());
-        self.qemu = Some(self.net.invocation(argv).keep(&self.log("qemu.log")?)?);
-        Ok(())
+        let qemu = self.net.invocation(argv).keep(&self.log("qemu.log")?)?;
+        let qemu = self.qemu.insert(qemu);
+        self.vsock.as_mut().map_or(Ok(()), |device| device.wait_driver(BOOT_DEADLINE, || qemu.alive()))
     }
 
     /// Public name of the VM.
@@ -121,12 +120,22 @@ impl<'net> Vm<'net> {
 
     /// Runs guestctl against it, over vsock.
     pub(crate) fn ctl<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Ran> {
-        self.guestctl(args).run(DEADLINE.max(BOOT_DEADLINE))
+        // Longer than it waits itself, so that it is guestctl that says what was in vain.
+        self.guestctl(args).run(BOOT_DEADLINE + DEADLINE)
     }
 
     /// Starts guestctl against it, to be followed while it runs.
     pub(crate) fn ctl_start<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Started> {
-        self.guestctl(args).start(DEADLINE)
+        self.ctl_start_for(args, DEADLINE)
+    }
+
+    /// The same for what may take longer.
+    pub(crate) fn ctl_start_for<A: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = A>,
+        deadline: Duration,
+    ) -> Result<Started> {
+        self.guestctl(args).start(deadline)
     }
 
     /// Runs a program in the guest by `guestctl exec`; it must succeed.
@@ -177,7 +186,7 @@ impl<'net> Vm<'net> {
             seen = self.ports()?;
             Ok(found(&seen))
         })
-        .with_context(|| format!("listeners seen last: {seen:#?}"))
+        .map_err(|error| anyhow!("{error:#}\nlisteners seen last: {seen:#?}"))
     }
 
     /// SSH straight to the VM's address, as root with the golden key.
@@ -187,7 +196,8 @@ impl<'net> Vm<'net> {
 
     /// Fails when QEMU or the vsock device has ended by itself.
     pub(crate) fn alive(&mut self) -> Result<()> {
-        self.qemu.iter_mut().chain(&mut self.vsock).try_for_each(Resident::alive)
+        self.qemu.iter_mut().try_for_each(Resident::alive)?;
+        self.vsock.iter_mut().try_for_each(VsockDevice::alive)
     }
 
     /// What the guest wrote to its serial console so far.
@@ -218,6 +228,17 @@ impl<'net> Vm<'net> {
         self.dir.join("console.log")
     }
 
+    /// The guest's journal, by the agent or by sshd.
+    fn journal(&self) -> Option<Vec<u8>> {
+        let journalctl = ["journalctl", "-b", "--no-pager", "-o", "short-monotonic"];
+        let by_agent = ["exec", "--timeout", "10", "--"].into_iter().chain(journalctl);
+        let by_agent = self.vsock.is_some().then(|| self.guestctl(by_agent).run(EVIDENCE_DEADLINE).ok());
+        let good = |ran: &Ran| ran.code == 0;
+        let ran =
+            by_agent.flatten().filter(good).or_else(|| self.ssh().run(&journalctl.join(" ")).ok().filter(good))?;
+        Some(ran.stdout)
+    }
+
     fn log(&self, name: &str) -> Result<File> {
         let path = self.dir.join(name);
         File::create(&path).with_context(|| format!("making {}", path.display()))
@@ -230,11 +251,8 @@ impl Drop for Vm<'_> {
             return;
         }
         // The guest's own journal says more than its console, if it can still be had.
-        if self.vsock.is_some() {
-            let journal = ["exec", "--timeout", "10", "--", "journalctl", "-b", "--no-pager", "-o", "short-monotonic"];
-            if let Ok(ran) = self.guestctl(journal).run(Duration::from_secs(15)) {
-                let _ = fs::write(self.dir.join("journal.log"), ran.stdout);
-            }
+        if let Some(journal) = self.journal() {
+            let _ = fs::write(self.dir.join("journal.log"), journal);
         }
         let logs = ["console.log", "qemu.log", "vsock.log", "journal.log"].map(|name| self.dir.join(name));
         let logs: Vec<&Path> = logs.iter().map(PathBuf::as_path).collect();

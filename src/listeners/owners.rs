@@ -1,0 +1,86 @@
+//! Who holds which socket, looked up as seldom as possible.
+//!
+//! A look-up walks over every descriptor of every process. It is made for sockets that are new, and for those whose owner has
+//! gone; a socket that nobody holds (its descriptor is in flight, or it is the kernel's own) is looked for at growing intervals.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use crate::{facts::ProcessFact, sys::socket_owners};
+
+/// First and longest wait before a socket without an owner is looked for again.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Known owners, and sockets that were looked for in vain.
+#[derive(Debug, Default)]
+pub(super) struct SocketOwners {
+    known: BTreeMap<u64, ProcessFact>,
+    missed: HashMap<u64, Missed>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Missed {
+    again_at: Instant,
+    wait: Duration,
+}
+
+impl SocketOwners {
+    /// Owners of the sockets that listen now.
+    pub(super) fn of(&mut self, listening: &HashSet<u64>, now: Instant) -> BTreeMap<u64, ProcessFact> {
+        self.known.retain(|inode, owner| listening.contains(inode) && socket_owners::is_alive(owner.pid));
+        self.missed.retain(|inode, _| listening.contains(inode));
+        let mut wanted = self.wanted(listening, now);
+        if !wanted.is_empty() {
+            let found = socket_owners::find(&mut wanted);
+            self.learn(found, &wanted, now);
+        }
+        self.known.clone()
+    }
+
+    /// Sockets to look for.
+    fn wanted(&self, listening: &HashSet<u64>, now: Instant) -> HashSet<u64> {
+        let due = |inode: &u64| self.missed.get(inode).is_none_or(|missed| missed.again_at <= now);
+        listening.iter().copied().filter(|inode| !self.known.contains_key(inode)).filter(due).collect()
+    }
+
+    fn learn(&mut self, found: BTreeMap<u64, ProcessFact>, in_vain: &HashSet<u64>, now: Instant) {
+        self.missed.retain(|inode, _| !found.contains_key(inode));
+        self.known.extend(found);
+        for inode in in_vain {
+            let wait = self.missed.get(inode).map_or(RETRY.0, |missed| (missed.wait * 2).min(RETRY.1));
+            self.missed.insert(*inode, Missed { again_at: now + wait, wait });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn socket_without_an_owner_is_looked_for_ever_less_often() {
+        let (mut owners, start) = (SocketOwners::default(), Instant::now());
+        let listening = HashSet::from([7]);
+        let mut looked_at = Vec::new();
+        for second in 0..200 {
+            let now = start + Duration::from_secs(second);
+            let wanted = owners.wanted(&listening, now);
+            if !wanted.is_empty() {
+                looked_at.push(second);
+                owners.learn(BTreeMap::new(), &wanted, now);
+            }
+        }
+        assert_eq!(looked_at, [0, 1, 3, 7, 15, 31, 63, 123, 183]);
+    }
+
+    #[test]
+    fn socket_that_is_gone_is_forgotten_and_a_new_one_is_looked_for_at_once() {
+        let (mut owners, now) = (SocketOwners::default(), Instant::now());
+        owners.learn(BTreeMap::new(), &HashSet::from([7]), now);
+        assert_eq!(owners.wanted(&HashSet::from([7, 8]), now), HashSet::from([8]));
+        assert_eq!(owners.of(&HashSet::new(), now), BTreeMap::new());
+        assert_eq!(owners.wanted(&HashSet::from([7]), now), HashSet::from([7]));
+    }
+}
