@@ -26,7 +26,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("keys", &["limits", "sys"]),
     ("install", &["limits", "sys", "keys"]),
     ("health", &["api", "limits", "config", "listeners", "bridge", "keys"]),
-    ("server", &["api", "limits", "config", "sys", "listeners", "bridge", "exec", "files", "keys", "health", "throttle"]),
+    (
+        "server",
+        &["api", "limits", "config", "sys", "listeners", "bridge", "exec", "files", "keys", "health", "throttle"],
+    ),
     ("agent", &["limits", "config", "sys", "listeners", "bridge", "exec", "files", "keys", "health", "server"]),
 ];
 

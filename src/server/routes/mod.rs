@@ -9,8 +9,8 @@ mod listeners;
 mod logs;
 mod metrics;
 mod system;
-mod tunnel;
 mod tree;
+mod tunnel;
 
 use std::sync::Arc;
 
