@@ -167,10 +167,10 @@ async fn complete_responses(agent: &Agent, connections: &TaskTracker) {
     }
 }
 
-/// Ends the execs that nobody waits for any more, such as detached ones: their records go with the agent.
+/// Ends what runs on without a client, such as detached execs: TERM, grace, KILL. Their records go with the agent.
 async fn end_execs(agent: &Agent) {
     if tokio::time::timeout(EXEC_END_TIME, agent.execs.shutdown()).await.is_err() {
-        tracing::warn!(execs = agent.execs.running(), "execs are left at the drain's deadline");
+        tracing::warn!(execs = agent.execs.running(), "execs are left behind");
     }
 }
 

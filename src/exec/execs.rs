@@ -16,7 +16,7 @@ use super::error::ExecError;
 use super::journal::{Journal, Terms};
 use super::logs;
 use super::order::Order;
-use super::record::{Exec, fingerprint};
+use super::record::{Exec, Label};
 use super::session::{Shared, session};
 use super::spill::SpillStore;
 use super::stdin::Stdin;
@@ -75,8 +75,7 @@ impl Execs {
     /// # Errors
     /// The request is malformed, the command could not be started, or its end is not known.
     pub async fn run(&self, request: ExecRequest) -> Result<ExecResult, ExecError> {
-        let (exec, fresh) = self.begin(request, true)?;
-        exec.result(fresh, &self.0.allowance).await
+        self.begin(request, true)?.result(&self.0.allowance).await
     }
 
     /// Starts a command, or finds the one that this request stands for. Returns when it has started; its output waits in the
@@ -85,7 +84,7 @@ impl Execs {
     /// # Errors
     /// The request is malformed, or the command could not be started.
     pub async fn start(&self, request: ExecRequest) -> Result<Arc<Exec>, ExecError> {
-        let (exec, _) = self.begin(request, false)?;
+        let exec = self.begin(request, false)?;
         exec.started().await?;
         Ok(exec)
     }
@@ -95,7 +94,7 @@ impl Execs {
     /// # Errors
     /// The request is malformed, the command could not be started, or it has too many readers.
     pub async fn stream(&self, request: ExecRequest) -> Result<Attachment, ExecError> {
-        let (exec, _) = self.begin(request, false)?;
+        let exec = self.begin(request, false)?;
         // Before it runs, so that it cannot print more than the ring holds before somebody reads.
         let attachment = exec.attach(AttachFrom::Cursor(0))?;
         exec.started().await?;
@@ -132,12 +131,12 @@ impl Execs {
         Ok(logs::collect(&self.0.budget, execs, query).await)
     }
 
-    /// The exec of a request, and whether this call has made it.
-    fn begin(&self, request: ExecRequest, whole: bool) -> Result<(Arc<Exec>, bool), ExecError> {
+    /// The exec of a request, made by this call or known already.
+    fn begin(&self, request: ExecRequest, whole: bool) -> Result<Arc<Exec>, ExecError> {
         let shared = &self.0;
         let claim = || {
-            let fingerprint = fingerprint(&request);
-            let order = Order::try_from(request.clone())?;
+            let (label, terms) = (Label::of(&request), self.terms(&request));
+            let order = Order::try_from(request)?;
             let id = order.exec_id.clone().map_or_else(random_id, Ok)?;
             let (stdin, input) = if order.stdin_open {
                 let (stdin, input) = Stdin::open();
@@ -145,10 +144,10 @@ impl Execs {
             } else {
                 (Stdin::none(), None)
             };
-            let claim = shared.table.claim(&id, fingerprint, |number| {
+            let claim = shared.table.claim(&id, label.fingerprint, |number| {
                 let kept = whole.then(|| Kept::new(Arc::clone(&shared.allowance)));
-                let journal = Journal::new(&shared.budget, self.terms(&request), kept);
-                Exec::new((id.clone(), number), &request, fingerprint, journal, stdin)
+                let journal = Journal::new(&shared.budget, terms, kept);
+                Exec::new((id.clone(), number), label, journal, stdin)
             })?;
             Ok::<_, ExecError>((claim, order, input))
         };
@@ -156,12 +155,12 @@ impl Execs {
             shared.table.failed.fetch_add(1, Ordering::Relaxed);
         })?;
         match claim {
-            Claim::Known(exec) => Ok((exec, false)),
+            Claim::Known(exec) => Ok(exec),
             Claim::Fresh(exec, slot) => {
                 let open = shared.table.open();
                 let task = session(Arc::clone(shared), Arc::clone(&exec), slot, order, input, open);
                 shared.tasks.spawn(task);
-                Ok((exec, true))
+                Ok(exec)
             }
         }
     }

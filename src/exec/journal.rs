@@ -63,8 +63,10 @@ struct Inner {
     next_reader: u64,
     /// Somebody has been given all output up to here.
     taken: u64,
-    /// Place in the order of all pieces at which this one was over.
-    over: Option<u64>,
+    /// Place in the order of all pieces at which the command ended.
+    ended: Option<u64>,
+    /// Nothing comes any more.
+    over: bool,
     /// For the answer of whoever waits for the whole.
     kept: Option<Kept>,
 }
@@ -107,7 +109,8 @@ impl Journal {
             readers: BTreeMap::new(),
             next_reader: 0,
             taken: 0,
-            over: None,
+            ended: None,
+            over: false,
             kept,
         };
         budget.register(|number| {
@@ -196,9 +199,17 @@ impl Journal {
         spill.push(batch);
     }
 
+    /// The command has ended; what is in its pipes may still come.
+    pub(super) fn ended(&self) {
+        self.lock().ended = Some(self.budget.sequence());
+    }
+
     /// Nothing comes any more.
     pub(super) fn finish(&self) {
-        self.lock().over = Some(self.budget.sequence());
+        let mut inner = self.lock();
+        inner.over = true;
+        inner.ended.get_or_insert(self.budget.sequence());
+        drop(inner);
         self.grown.notify_waiters();
     }
 
@@ -212,7 +223,7 @@ impl Journal {
     pub(super) fn turn(&self) -> Turn {
         let inner = self.lock();
         let unread = inner.lossless && inner.taken() < inner.ring.end();
-        match inner.over {
+        match inner.ended {
             _ if inner.ring.cost() == 0 => Turn::Never,
             Some(at) if unread || inner.spill.is_some() => Turn::EndedUnread(at),
             Some(at) => Turn::Ended(at),
@@ -230,7 +241,10 @@ impl Journal {
         {
             freed += piece.cost();
         }
+        drop(inner);
         self.budget.release(freed);
+        // The writer of one that has ended may wait for room, which is there now.
+        self.taken.notify_waiters();
         freed
     }
 
@@ -248,7 +262,13 @@ impl Journal {
 
     /// Whether all output is here.
     pub(super) fn is_over(&self) -> bool {
-        self.lock().over.is_some()
+        self.lock().over
+    }
+
+    /// Whether somebody may still be owed something of it: it is not over, and has a reader.
+    pub(super) fn is_awaited(&self) -> bool {
+        let inner = self.lock();
+        !inner.over && !inner.readers.is_empty()
     }
 
     /// A new reader at this cursor, or at the end; `None` where there are as many as may be.
@@ -280,7 +300,7 @@ impl Journal {
                 self.taken.notify_waiters();
                 Read::Chunk(stream, bytes, after)
             }
-            Found::Nothing if inner.over.is_some() => Read::Over,
+            Found::Nothing if inner.over => Read::Over,
             Found::Nothing => Read::Nothing,
             Found::Gap(to) => match inner.spill.as_ref().and_then(|spill| spill.at(cursor)) {
                 Some(batch) => Read::Spilled(batch),
@@ -310,6 +330,11 @@ impl Journal {
         let inner = self.lock();
         let spilled = inner.spill.as_ref().map(|spill| spill.since(sequence)).unwrap_or_default();
         (spilled, inner.ring.since(sequence).filter(|piece| wants(piece)).take(max).cloned().collect())
+    }
+
+    /// Whether all output is kept for an answer.
+    pub(super) fn keeps(&self) -> bool {
+        self.lock().kept.is_some()
     }
 
     /// Takes what was kept for the answer, or a copy of it.

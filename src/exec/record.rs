@@ -56,12 +56,7 @@ pub struct Exec {
     id: String,
     /// Place in the order of all execs.
     pub(super) number: u64,
-    /// Stands for the request without its id: two that differ in it are not the same.
-    pub(super) fingerprint: u64,
-    command: Vec<String>,
-    user: Option<String>,
-    tty: bool,
-    stdin_open: bool,
+    pub(super) label: Label,
     started_at: f64,
     pub(super) journal: Arc<Journal>,
     pub(super) stdin: Stdin,
@@ -74,31 +69,36 @@ pub struct Exec {
     waiting: AtomicUsize,
 }
 
-/// What makes two requests the same: all but the id, and how the answer is to come.
-pub(super) fn fingerprint(request: &ExecRequest) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    let ExecRequest { detach: _, exec_id: _, .. } = request;
-    let same = ExecRequest { detach: false, exec_id: None, ..request.clone() };
-    same.hash(&mut hasher);
-    hasher.finish()
+/// What is kept of a request.
+#[derive(Debug, Clone)]
+pub(super) struct Label {
+    /// Stands for the request without its id and the way of its answer: two that differ in it are not the same.
+    pub(super) fingerprint: u64,
+    command: Vec<String>,
+    user: Option<String>,
+    tty: bool,
+    stdin_open: bool,
+}
+
+impl Label {
+    pub(super) fn of(request: &ExecRequest) -> Self {
+        let ExecRequest { command, env, stdin, stdin_b64, working_dir, user, timeout_secs, .. } = request;
+        let ExecRequest { exec_id: _, detach: _, lossless, spill, stdin_open, tty, limits, .. } = request;
+        let mut hasher = DefaultHasher::new();
+        (command, env, stdin, stdin_b64, working_dir, user, timeout_secs).hash(&mut hasher);
+        (lossless, spill, stdin_open, tty, limits).hash(&mut hasher);
+        let fingerprint = hasher.finish();
+        let (command, user, tty) = (shown_command(command), user.clone(), tty.is_some());
+        Self { fingerprint, command, user, tty, stdin_open: *stdin_open }
+    }
 }
 
 impl Exec {
-    pub(super) fn new(
-        (id, number): (String, u64),
-        request: &ExecRequest,
-        fingerprint: u64,
-        journal: Arc<Journal>,
-        stdin: Stdin,
-    ) -> Self {
+    pub(super) fn new((id, number): (String, u64), label: Label, journal: Arc<Journal>, stdin: Stdin) -> Self {
         Self {
             id,
             number,
-            fingerprint,
-            command: shown_command(&request.command),
-            user: request.user.clone(),
-            tty: request.tty.is_some(),
-            stdin_open: request.stdin_open,
+            label,
             started_at: now(),
             journal,
             stdin,
@@ -116,12 +116,12 @@ impl Exec {
 
     /// Whether it was asked to run on a terminal.
     pub fn has_terminal(&self) -> bool {
-        self.tty
+        self.label.tty
     }
 
     /// Whether it was asked to take input while it runs.
     pub fn takes_input(&self) -> bool {
-        self.stdin_open
+        self.label.stdin_open
     }
 
     /// Where it is, and how it ended.
@@ -137,10 +137,10 @@ impl Exec {
         ExecStatus {
             exec_id: self.id.clone(),
             state: if finished.is_some() { ExecState::Exited } else { ExecState::Running },
-            command: self.command.clone(),
-            user: self.user.clone(),
+            command: self.label.command.clone(),
+            user: self.label.user.clone(),
             pid,
-            tty: self.tty,
+            tty: self.label.tty,
             started_at: self.started_at,
             finished_at: finished.as_ref().map(|(at, _)| *at),
             exit: finished.and_then(|(_, exit)| exit),
@@ -224,7 +224,7 @@ impl Exec {
     /// It has none, or the command has ended.
     pub fn resize(&self, size: TtySize) -> Result<(), ExecError> {
         let id = || self.id.clone();
-        if !self.tty {
+        if !self.label.tty {
             return Err(ExecError::NoTerminal { id: id() });
         }
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
@@ -261,13 +261,9 @@ impl Exec {
     }
 
     /// Waits for its end, and answers with the output that was kept for this, or else with what the replay ring has.
-    pub(super) async fn result(
-        self: Arc<Self>,
-        fresh: bool,
-        allowance: &Arc<Allowance>,
-    ) -> Result<ExecResult, ExecError> {
+    pub(super) async fn result(self: Arc<Self>, allowance: &Arc<Allowance>) -> Result<ExecResult, ExecError> {
         let waiting = Waiting::begin(&self);
-        if fresh {
+        if self.journal.keeps() {
             let over = |progress: &Progress| matches!(progress, Progress::Over { .. } | Progress::Failed(_));
             let _ = self.progress.subscribe().wait_for(over).await;
             let exit = self.end()?;
@@ -300,10 +296,10 @@ impl Exec {
         }
     }
 
-    /// When it ended, in seconds since 1970, once it is over.
-    pub(super) fn over_since(&self) -> Option<f64> {
+    /// When it ended, in seconds since 1970.
+    pub(super) fn ended_at(&self) -> Option<f64> {
         match &*self.progress.borrow() {
-            Progress::Over { at, .. } => Some(*at),
+            Progress::Exited { at, .. } | Progress::Over { at, .. } => Some(*at),
             _ => None,
         }
     }
@@ -324,6 +320,7 @@ impl Exec {
     /// It has ended; output may still come.
     pub(super) fn set_exited(&self, end: Result<ExecExit, ExecError>) {
         let end = end.map_err(Arc::new);
+        self.journal.ended();
         self.progress.send_replace(Progress::Exited { at: now(), end });
     }
 
@@ -392,6 +389,7 @@ mod tests {
     fn requests_are_the_same_but_for_id_and_way_of_answer() {
         let one = request(&["a", "b"]);
         let other = ExecRequest { exec_id: Some("x".into()), detach: true, ..one.clone() };
+        let fingerprint = |request: &ExecRequest| Label::of(request).fingerprint;
         assert_eq!(fingerprint(&one), fingerprint(&other));
         for different in [
             request(&["ab"]),

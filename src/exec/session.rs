@@ -85,7 +85,6 @@ pub(super) async fn session(
         never = feed(input, stdin, queue) => match never {},
     }
     exec.set_over();
-    shared.table.keep_record(&exec);
     drop((exec, open));
     throw_away(&shared, output).await;
 }
@@ -129,7 +128,8 @@ impl Life {
                 let (pid, secs) = (leader.get().pid(), limits::EXEC_KILL_TIME.as_secs());
                 // It keeps its place, and nobody waits for it any longer.
                 shared.tasks.spawn(self.outlast());
-                return exec.set_exited(Err(ExecError::Unkillable { pid, secs }));
+                exec.set_exited(Err(ExecError::Unkillable { pid, secs }));
+                return shared.table.keep_record(&exec);
             }
         }
         leader.ended().await;
@@ -139,6 +139,7 @@ impl Life {
         tracing::debug!(exec_id = exec.id(), ?exit, timed_out, "exec ended");
         let ending = exit.map(|exit| Ending { exit, timed_out, duration, spent }.into());
         exec.set_exited(ending.map_err(|source| ExecError::ExitLost { source }));
+        shared.table.keep_record(&exec);
     }
 
     /// Takes the exit status, gives the place back and removes the cgroup.

@@ -38,8 +38,8 @@ pub(super) struct Table {
 #[derive(Debug, Default)]
 struct Inner {
     execs: HashMap<String, Arc<Exec>>,
-    /// Those that are over, the one that was first before the others.
-    over: VecDeque<Arc<Exec>>,
+    /// Those that have ended, the one that was first before the others.
+    ended: VecDeque<Arc<Exec>>,
     running: usize,
     numbers: u64,
 }
@@ -82,7 +82,7 @@ impl Table {
         let mut inner = self.lock();
         let expired = inner.expire(now());
         let claim = match inner.execs.get(id) {
-            Some(exec) if exec.fingerprint == fingerprint => Ok(Claim::Known(Arc::clone(exec))),
+            Some(exec) if exec.label.fingerprint == fingerprint => Ok(Claim::Known(Arc::clone(exec))),
             Some(_) => Err(ExecError::IdInUse { id: id.to_owned() }),
             None if inner.running >= self.max => Err(ExecError::TooManyRunning { limit: self.max }),
             None => {
@@ -117,12 +117,12 @@ impl Table {
         execs
     }
 
-    /// An exec is over, and a record from now on.
+    /// An exec has ended, and is a record from now on.
     pub(super) fn keep_record(&self, exec: &Arc<Exec>) {
         let mut inner = self.lock();
         let known = inner.execs.get(exec.id()).is_some_and(|known| known.number == exec.number);
         if known {
-            inner.over.push_back(Arc::clone(exec));
+            inner.ended.push_back(Arc::clone(exec));
         }
         let _expired = inner.expire(now());
     }
@@ -132,7 +132,7 @@ impl Table {
         let mut inner = self.lock();
         let known = inner.execs.get(exec.id()).is_some_and(|known| known.number == exec.number);
         let _removed = known.then(|| inner.execs.remove(exec.id()));
-        inner.over.retain(|over| over.number != exec.number);
+        inner.ended.retain(|ended| ended.number != exec.number);
         drop(inner);
         // A record that nobody can find is waited for by nobody.
         exec.journal.let_go();
@@ -149,7 +149,7 @@ impl Table {
 
     /// How many records are kept.
     pub(super) fn records(&self) -> usize {
-        self.lock().over.len()
+        self.lock().ended.len()
     }
 
     /// Returns when nothing is open.
@@ -173,17 +173,23 @@ impl Table {
 }
 
 impl Inner {
-    /// Takes out the records that are too many or too old. An idle guest is not woken up for this: it is done when somebody
-    /// asks or something ends.
+    /// Takes out the records that are too many or too old, but for those whose reader is still to be given something. An idle
+    /// guest is not woken up for this: it is done when somebody asks or something ends.
     fn expire(&mut self, now: f64) -> Vec<Arc<Exec>> {
         let oldest = now - limits::EXEC_RECORD_AGE.as_secs_f64();
         let mut expired = Vec::new();
-        while let Some(exec) = self.over.front()
-            && (self.over.len() > limits::EXEC_RECORDS || exec.over_since().is_some_and(|at| at < oldest))
-            && let Some(exec) = self.over.pop_front()
+        let mut index = 0;
+        while let Some(exec) = self.ended.get(index)
+            && (self.ended.len() > limits::EXEC_RECORDS || exec.ended_at().is_some_and(|at| at < oldest))
         {
-            self.execs.remove(exec.id());
-            expired.push(exec);
+            if exec.journal.is_awaited() {
+                index += 1;
+            } else if let Some(exec) = self.ended.remove(index) {
+                self.execs.remove(exec.id());
+                // What it has not been asked for is waited for by nobody now.
+                exec.journal.let_go();
+                expired.push(exec);
+            }
         }
         expired
     }
@@ -205,6 +211,7 @@ impl Drop for Open {
 mod tests {
     use super::super::budget::Budget;
     use super::super::journal::{Journal, Terms};
+    use super::super::record::Label;
     use super::super::stdin::Stdin;
     use super::*;
     use crate::api::{ErrorCode, ExecExit, ExecRequest};
@@ -213,7 +220,9 @@ mod tests {
         table.claim(id, fingerprint, |number| {
             let budget = Arc::new(Budget::new(1000));
             let journal = Journal::new(&budget, Terms { capacity: 100, lossless: false, spill: None }, None);
-            Exec::new((id.to_owned(), number), &ExecRequest::default(), fingerprint, journal, Stdin::none())
+            let mut label = Label::of(&ExecRequest::default());
+            label.fingerprint = fingerprint;
+            Exec::new((id.to_owned(), number), label, journal, Stdin::none())
         })
     }
 
