@@ -53,8 +53,15 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     let (cgroup_parent, cgroup) = exec_cgroups();
     let (vsock_state, vsock) = watch::channel(Part::Off("`vsock.enabled` is false".to_owned()));
     let (address_state, guest_address) = watch::channel(Part::Off("`ip6` is not set".to_owned()));
-    let mut exec_config =
-        ExecConfig { max_running: config.exec_max_running, cgroup: cgroup_parent, ..ExecConfig::default() };
+    let mut exec_config = ExecConfig {
+        max_running: config.exec_max_running,
+        cgroup: cgroup_parent,
+        replay_bytes: config.exec_replay_bytes,
+        replay_total_bytes: config.exec_replay_total_bytes,
+        spill_dir: config.exec_spill_dir.clone(),
+        spill_bytes: config.exec_spill_bytes,
+        ..ExecConfig::default()
+    };
     exec_config.base_env.extend(config.vm_id.clone().map(|id| ("VERS_VM_ID".to_owned(), id)));
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
     let connections = TaskTracker::new();
@@ -110,6 +117,7 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     agent.phase.drain();
     drain.cancel();
     complete_responses(&agent, &connections).await;
+    end_execs(&agent).await;
     stop.cancel();
     tasks.close();
     tasks.wait().await;
@@ -148,6 +156,14 @@ async fn complete_responses(agent: &Agent, connections: &TaskTracker) {
     let rest = limits::EXEC_KILL_GRACE + limits::EXEC_DRAIN_TIME + Duration::from_secs(1);
     if tokio::time::timeout(rest, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "connections are cut at the drain's deadline");
+    }
+}
+
+/// Ends the execs that nobody waits for any more, such as detached ones: their records go with the agent.
+async fn end_execs(agent: &Agent) {
+    let limit = limits::EXEC_KILL_GRACE + limits::EXEC_DRAIN_TIME + Duration::from_secs(1);
+    if tokio::time::timeout(limit, agent.execs.shutdown()).await.is_err() {
+        tracing::warn!(execs = agent.execs.running(), "execs are left at the drain's deadline");
     }
 }
 

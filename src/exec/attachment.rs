@@ -84,7 +84,7 @@ impl Attachment {
             return None;
         }
         loop {
-            if let Some(event) = self.from_backlog() {
+            if let Some(event) = self.next_of_backlog() {
                 return Some(event);
             }
             let exec = Arc::clone(&self.exec);
@@ -119,7 +119,7 @@ impl Attachment {
         }
     }
 
-    fn from_backlog(&mut self) -> Option<Event> {
+    fn next_of_backlog(&mut self) -> Option<Event> {
         while let Some(Piece { stream, start, bytes, .. }) = self.backlog.pop_front() {
             let skip = usize::try_from(self.cursor.saturating_sub(start)).unwrap_or(usize::MAX);
             if skip < bytes.len() {

@@ -124,6 +124,9 @@ impl Journal {
 
     /// Adds output, when there is room for it. Gives back the buffer of a piece that left, where nobody else has it any more.
     pub(super) async fn append(&self, stream: OutputStream, bytes: Bytes) -> Option<BytesMut> {
+        if bytes.is_empty() {
+            return None;
+        }
         let incoming = cost(bytes.len());
         let mut left = None;
         loop {

@@ -110,7 +110,7 @@ fn headers_over_the_limit_are_answered_431() {
 #[test]
 fn wrong_method_and_unknown_path_are_answered_in_json() {
     let agent = TestAgent::start();
-    expect(agent.call("GET", "/v1/exec", ""), 405, "method_not_allowed", "GET");
+    expect(agent.call("PUT", "/v1/exec", ""), 405, "method_not_allowed", "PUT");
     expect(agent.call("POST", "/health", ""), 405, "method_not_allowed", "/health");
     expect(agent.call("GET", "/v2/health", ""), 404, "not_found", "/v2/health");
 }

@@ -5,6 +5,7 @@
 mod bad_input;
 mod drain;
 mod exec;
+mod exec_table;
 mod peers;
 mod reports;
 mod resources;
