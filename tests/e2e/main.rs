@@ -10,6 +10,7 @@ mod harness;
 mod lifecycle;
 mod nothing_left;
 mod peers;
+mod resources;
 mod services;
 
 use anyhow::{Context, Result, ensure};
