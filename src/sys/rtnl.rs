@@ -5,12 +5,9 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressFlags, AddressMessage},
-    link::{LinkAttribute, LinkFlags, LinkMessage},
-    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
+use netlink_packet_core::{
+    DecodeError, DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL, NetlinkDeserializable, NetlinkHeader,
+    NetlinkSerializable,
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 
@@ -54,67 +51,102 @@ pub fn first_interface() -> io::Result<Option<u32>> {
 
 /// Sets an interface up, with an MTU in bytes if one is given.
 pub fn set_link_up(index: u32, mtu: Option<u32>) -> io::Result<()> {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
-    message.attributes.extend(mtu.map(LinkAttribute::Mtu));
-    netlink::change(NETLINK_ROUTE, RouteNetlinkMessage::SetLink(message), 0)
+    let up = (libc::IFF_UP as u32).to_ne_bytes();
+    // struct ifinfomsg: family, padding, device type, index, flags, mask of the flags that change.
+    let header = [&[0; 4][..], &index.to_ne_bytes(), &up, &up].concat();
+    let attributes = mtu.map(|mtu| attribute(libc::IFLA_MTU, mtu.to_ne_bytes())).into_iter().collect();
+    Change { kind: libc::RTM_SETLINK, header, attributes }.make(0)
 }
 
 /// Adds an IPv6 address without duplicate address detection; it is usable at once. One that is there already is no error.
 pub fn add_ipv6_address(index: u32, address: Ipv6Addr, prefix_len: u8) -> io::Result<()> {
-    let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet6;
-    message.header.prefix_len = prefix_len;
-    message.header.index = index;
-    message.attributes.push(AddressAttribute::Address(IpAddr::V6(address)));
-    message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-    accept_existing(netlink::change(NETLINK_ROUTE, RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL))
+    // struct ifaddrmsg: family, prefix length, flags, scope, index.
+    let flags = libc::IFA_F_NODAD as u8;
+    let header = [&[libc::AF_INET6 as u8, prefix_len, flags, 0][..], &index.to_ne_bytes()].concat();
+    let attributes = vec![attribute(libc::IFA_ADDRESS, address.octets())];
+    accept_existing(Change { kind: libc::RTM_NEWADDR, header, attributes }.make(NLM_F_CREATE | NLM_F_EXCL))
 }
 
 /// Adds the IPv6 default route. One that is there already is no error.
 pub fn add_ipv6_default_route(index: u32, gateway: Ipv6Addr) -> io::Result<()> {
-    let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet6;
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Static;
-    message.header.scope = RouteScope::Universe;
-    message.header.kind = RouteType::Unicast;
-    message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet6(gateway)));
-    message.attributes.push(RouteAttribute::Oif(index));
-    accept_existing(netlink::change(NETLINK_ROUTE, RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL))
+    let header = route_header(libc::AF_INET6, 0, libc::RT_TABLE_MAIN, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST);
+    let attributes =
+        vec![attribute(libc::RTA_GATEWAY, gateway.octets()), attribute(libc::RTA_OIF, index.to_ne_bytes())];
+    accept_existing(Change { kind: libc::RTM_NEWROUTE, header, attributes }.make(NLM_F_CREATE | NLM_F_EXCL))
 }
 
 /// Makes every address of an IPv4 prefix local to this namespace, so that sockets may be bound to it
 /// (`ip route add local PREFIX dev lo`). A route that is there already is no error.
 pub fn add_local_ipv4_route(prefix: Ipv4Addr, prefix_len: u8) -> io::Result<()> {
-    let message = local_ipv4_route(prefix, prefix_len)?;
-    accept_existing(netlink::change(NETLINK_ROUTE, RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL))
+    accept_existing(local_ipv4_route(libc::RTM_NEWROUTE, prefix, prefix_len)?.make(NLM_F_CREATE | NLM_F_EXCL))
 }
 
 /// Takes away what [`add_local_ipv4_route`] added.
 pub fn remove_local_ipv4_route(prefix: Ipv4Addr, prefix_len: u8) -> io::Result<()> {
-    let message = local_ipv4_route(prefix, prefix_len)?;
-    netlink::change(NETLINK_ROUTE, RouteNetlinkMessage::DelRoute(message), 0)
+    local_ipv4_route(libc::RTM_DELROUTE, prefix, prefix_len)?.make(0)
 }
 
-fn local_ipv4_route(prefix: Ipv4Addr, prefix_len: u8) -> io::Result<RouteMessage> {
-    let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
-    message.header.destination_prefix_length = prefix_len;
-    message.header.table = libc::RT_TABLE_LOCAL;
-    message.header.protocol = RouteProtocol::Static;
-    message.header.scope = RouteScope::Host;
-    message.header.kind = RouteType::Local;
-    message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(prefix)));
-    message.attributes.push(RouteAttribute::Oif(interface_index("lo")?));
-    Ok(message)
+fn local_ipv4_route(kind: u16, prefix: Ipv4Addr, prefix_len: u8) -> io::Result<Change> {
+    let loopback = interface_index("lo")?;
+    let header = route_header(libc::AF_INET, prefix_len, libc::RT_TABLE_LOCAL, libc::RT_SCOPE_HOST, libc::RTN_LOCAL);
+    let attributes = vec![attribute(libc::RTA_DST, prefix.octets()), attribute(libc::RTA_OIF, loopback.to_ne_bytes())];
+    Ok(Change { kind, header, attributes })
+}
+
+/// struct rtmsg: family, lengths of the destination's and the source's prefix, TOS, table, protocol, scope, type; flags.
+fn route_header(family: libc::c_int, prefix_len: u8, table: u8, scope: u8, kind: u8) -> Vec<u8> {
+    let mut header = vec![family as u8, prefix_len, 0, 0, table, libc::RTPROT_STATIC, scope, kind];
+    header.extend([0; 4]);
+    header
+}
+
+fn attribute(kind: u16, value: impl Into<Vec<u8>>) -> DefaultNla {
+    DefaultNla::new(kind, value.into())
 }
 
 fn accept_existing(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
         other => other,
+    }
+}
+
+/// A request that changes something: the struct of its kind (linux/rtnetlink.h) and attributes. These few are put together
+/// here, because the crate with all of rtnetlink's messages is a tenth of the whole binary.
+#[derive(Debug)]
+struct Change {
+    kind: u16,
+    header: Vec<u8>,
+    attributes: Vec<DefaultNla>,
+}
+
+impl Change {
+    fn make(self, flags: u16) -> io::Result<()> {
+        netlink::change(NETLINK_ROUTE, self, flags)
+    }
+}
+
+impl NetlinkSerializable for Change {
+    fn message_type(&self) -> u16 {
+        self.kind
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.header.len() + self.attributes.as_slice().buffer_len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        let (header, attributes) = buffer.split_at_mut(self.header.len());
+        header.copy_from_slice(&self.header);
+        self.attributes.as_slice().emit(attributes);
+    }
+}
+
+impl NetlinkDeserializable for Change {
+    type Error = DecodeError;
+
+    /// The answer to a change is an acknowledgement, which has no content of this kind.
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        Ok(Self { kind: header.message_type, header: payload.to_vec(), attributes: Vec::new() })
     }
 }

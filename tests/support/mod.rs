@@ -99,7 +99,14 @@ impl TestAgent {
 
 impl Drop for TestAgent {
     fn drop(&mut self) {
-        // After `terminate` there is nothing left to kill.
+        // Asked first, so that the execs of a test that failed end with it. After `terminate` there is nothing left to end.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = nix::sys::signal::kill(self.pid(), nix::sys::signal::Signal::SIGTERM);
+            let give_up = Instant::now() + DEADLINE;
+            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < give_up {
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
