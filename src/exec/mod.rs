@@ -27,7 +27,6 @@ mod session;
 mod sink;
 mod start;
 mod table;
-
 mod tree;
 
 pub use crate::sys::cgroup::{CgroupParent, CgroupUnavailable};
