@@ -27,8 +27,9 @@ use crate::{
     sys::rtnl,
 };
 
-/// Time between two tries at what can come later: the vsock module, the network interface.
-const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// First and longest time between two tries at what can come later: the vsock module, the network interface. A VM that never
+/// gets it is hardly woken up.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// From the wish to end an exec to its last frame.
 const EXEC_END_TIME: Duration =
@@ -190,8 +191,10 @@ fn report_vsock_failure(state: &watch::Sender<Part>, port: u32, error: &std::io:
 /// Tries until the module is there. None when the agent drains.
 async fn bind_vsock_later(port: u32, state: &watch::Sender<Part>, drain: &CancellationToken) -> Option<VsockEndpoint> {
     tracing::warn!(port, "vsock cannot be bound yet");
+    let mut pause = RETRY.0;
     loop {
-        drain.run_until_cancelled(tokio::time::sleep(RETRY_INTERVAL)).await?;
+        drain.run_until_cancelled(tokio::time::sleep(pause)).await?;
+        pause = (pause * 2).min(RETRY.1);
         match VsockEndpoint::bind(port) {
             Ok(endpoint) => {
                 state.send_replace(Part::Ok(String::new()));
@@ -204,6 +207,7 @@ async fn bind_vsock_later(port: u32, state: &watch::Sender<Part>, drain: &Cancel
 
 /// Gives the first interface its address, as soon as there is an interface.
 async fn set_guest_address(address: GuestAddress, state: watch::Sender<Part>, looker: LookNow) {
+    let mut pause = RETRY.0;
     loop {
         match apply_guest_address(&address) {
             Ok(()) => {
@@ -213,7 +217,8 @@ async fn set_guest_address(address: GuestAddress, state: watch::Sender<Part>, lo
             }
             Err(error) => {
                 state.send_replace(Part::Failed(format!("setting the address of `ip6`: {error:#}")));
-                tokio::time::sleep(RETRY_INTERVAL).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY.1);
             }
         }
     }

@@ -94,13 +94,15 @@ impl Accept for VsockEndpoint {
 
 /// Can the host reach `port`? The kernel is asked each time, because the device can come and go.
 pub fn vsock_state(port: u32) -> Part {
+    const NO_VSOCK: &str = "the kernel has no vsock (/dev/vsock is missing); load vmw_vsock_virtio_transport or add the \
+                            device to the VM";
     const NO_TRANSPORT: &str =
         "the VM has no vsock device, so the host cannot reach guestd; add one to the VM's configuration";
     match vsock::get_local_cid() {
         // VMADDR_CID_ANY: no transport; 1: the loopback transport alone.
         Ok(VMADDR_CID_ANY | 1) => Part::Failed(NO_TRANSPORT.to_owned()),
         Ok(cid) => Part::Ok(format!("port {port} on CID {cid}")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Part::Failed("the kernel has no vsock (/dev/vsock is missing); load vmw_vsock_virtio_transport or add the device to the VM".to_string()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Part::Failed(NO_VSOCK.to_owned()),
         Err(error) => Part::Failed(format!("asking /dev/vsock for the CID failed: {error}")),
     }
 }
