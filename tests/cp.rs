@@ -1,6 +1,5 @@
 //! The real guestctl against a real agent: files and trees there and back, as root.
 #![cfg(test)]
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
 
 #[expect(dead_code, reason = "other tests use the rest")]
 mod support;

@@ -476,6 +476,7 @@ fn help_lists_what_works_and_nothing_else() {
             "tunnel",
             "ports",
             "bridge",
+            "cp",
             "metrics",
             "completions",
             "help"

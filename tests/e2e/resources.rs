@@ -1,7 +1,7 @@
 //! Limits on execs and what they took, by the cgroup controllers that systemd delegates to the agent.
 
 use anyhow::{Context, Result, ensure};
-use guestd::api::{CheckState, ErrorCode, ExecLimits, ExecRequest, ExecResult};
+use guestd::api::{CheckState, ExecLimits, ExecRequest, ExecResult};
 use guestd::client::{Client, Endpoint};
 
 use crate::harness::{Net, Vm, VmSpec};

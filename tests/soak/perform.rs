@@ -36,7 +36,7 @@ impl Worker {
     /// Has a job done and checks all that is known of it.
     pub(crate) fn perform(&mut self, number: usize, job: &Job) -> Result<()> {
         // Connections are kept, but not for ever, nor after a failure.
-        let mut http = match self.http.take().filter(|_| number % 16 != 0) {
+        let mut http = match self.http.take().filter(|_| !number.is_multiple_of(16)) {
             Some(http) => http,
             None => Http::connect(&self.socket)?,
         };
