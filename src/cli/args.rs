@@ -116,7 +116,7 @@ pub(super) enum Command {
     },
     /// TCP listeners of the VM, and whether the platform reaches them
     Ports {
-        /// Also those of other network namespaces, and every socket of a shared port
+        /// Every socket, also where several share a port
         #[arg(long)]
         all: bool,
     },
