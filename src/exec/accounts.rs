@@ -120,8 +120,11 @@ fn text(field: &[u8]) -> Option<&str> {
 /// # Errors
 /// Those of reading, and `FileTooLarge` above the limit.
 pub(super) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let read = File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    let file = File::open(path)?;
+    // In one piece; of what is no regular file the size says nothing.
+    let size = usize::try_from(file.metadata()?.len().min(limit)).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(size + 1);
+    let read = file.take(limit + 1).read_to_end(&mut bytes)?;
     if read as u64 > limit {
         let text = format!("it is larger than {limit} bytes");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));

@@ -152,10 +152,6 @@ impl Ready {
 
     fn launch_once(&self, cgroup: Option<&Cgroup>) -> Result<Launched, Failure> {
         let other = |what| move |source| Failure::Other(ExecError::Start { what, source });
-        let cgroup_procs = cgroup
-            .map(Cgroup::join_handle)
-            .transpose()
-            .map_err(|source| Failure::Launch(LaunchError { stage: Stage::Cgroup, source }))?;
         let (io, theirs) = self.streams()?;
         let launch = Launch {
             programs: strings(&self.candidates).map_err(other("reading PATH"))?,
@@ -163,13 +159,12 @@ impl Ready {
             env: environment::strings(&self.env).map_err(other("building its environment"))?,
             directories: directories(&self.directories).map_err(other("reading its home"))?,
             credentials: self.credentials(),
-            cgroup_procs,
             stdin: theirs.stdin,
             stdout: theirs.stdout,
             stderr: theirs.stderr,
             controlling_terminal: self.order.tty.is_some(),
         };
-        let leader = launch.spawn().map_err(Failure::Launch)?;
+        let leader = launch.spawn(cgroup).map_err(Failure::Launch)?;
         Ok(Launched { leader, io })
     }
 

@@ -6,6 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
 mod controllers;
@@ -144,11 +145,21 @@ impl Cgroup {
         &self.path
     }
 
-    /// Its `cgroup.procs`, for a forked child to join through: close-on-exec, write only.
+    /// A handle on its directory, for a child to be born into: close-on-exec.
     ///
     /// # Errors
     /// Those of open(2).
-    pub fn join_handle(&self) -> io::Result<OwnedFd> {
+    pub(super) fn open(&self) -> io::Result<OwnedFd> {
+        let directory =
+            OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(&self.path)?;
+        Ok(directory.into())
+    }
+
+    /// Its `cgroup.procs`, for a child to join through: close-on-exec, write only.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub(super) fn open_procs(&self) -> io::Result<OwnedFd> {
         let file = OpenOptions::new().write(true).open(self.path.join("cgroup.procs"))?;
         Ok(file.into())
     }

@@ -50,6 +50,11 @@ impl Pidfd {
         Ok(Self { fd, pid })
     }
 
+    /// The handle that came with a child of ours when it was made (CLONE_PIDFD).
+    pub(super) fn of_child(fd: OwnedFd, pid: i32) -> Self {
+        Self { fd, pid }
+    }
+
     /// The pid, for showing, and for as long as the process is not reaped.
     pub fn pid(&self) -> i32 {
         self.pid

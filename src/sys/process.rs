@@ -2,25 +2,24 @@
 //!
 //! What a process inherits is more than its environment: blocked and ignored signals, limits, niceness, its score with the OOM
 //! killer, open descriptors. A command that inherits the agent's would behave as nowhere else (`yes | head` that never ends
-//! because SIGPIPE is ignored), so each is set here, between fork and execve, by calls that are async-signal-safe.
+//! because SIGPIPE is ignored), so each is set here, in the child before its execve, by calls that are async-signal-safe.
 //!
-//! `std::process::Command` does the fork and carries an error home. The execve is ours: libc's execvp would run a file of an
-//! unknown format by `/bin/sh`, and there is no hidden shell here. Looking a name up in PATH is trying one path after the other
+//! libc's execvp would run a file of an unknown format by `/bin/sh`; there is no hidden shell here. Looking a name up in PATH is trying one path after the other
 //! as the user in question, so that the kernel decides and nothing can change between a look and the deed.
 
-#![expect(unsafe_code, reason = "between fork and execve only raw, async-signal-safe system calls may be made")]
+#![expect(unsafe_code, reason = "making a child, and calls that have no safe wrapper")]
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use self::child::Child;
+use self::vfork::{old_vfork, vfork};
+use super::cgroup::Cgroup;
 use super::pidfd::Pidfd;
 
 mod child;
+mod vfork;
 
 /// Who a process runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +45,6 @@ pub struct Launch {
     pub directories: Vec<CString>,
     /// Who to become; none: stay who we are.
     pub credentials: Option<Credentials>,
-    /// An open `cgroup.procs` to join, if any.
-    pub cgroup_procs: Option<OwnedFd>,
     /// Standard input; none: `/dev/null`.
     pub stdin: Option<OwnedFd>,
     /// Standard output.
@@ -63,6 +60,8 @@ pub struct Launch {
 pub enum Stage {
     /// Making the process.
     Fork,
+    /// Putting its standard streams in place.
+    Streams,
     /// A session of its own.
     Session,
     /// Taking the terminal as the controlling one.
@@ -81,15 +80,14 @@ pub enum Stage {
     Directory,
     /// Running the program.
     Execute,
-    /// Getting a handle on the started process, which was then killed.
-    Handle,
 }
 
 impl Stage {
     /// The system call at work, for error texts.
     pub fn call(self) -> &'static str {
         match self {
-            Self::Fork => "fork",
+            Self::Fork => "making a process",
+            Self::Streams => "dup2",
             Self::Session => "setsid",
             Self::Terminal => "TIOCSCTTY",
             Self::Limits => "setrlimit",
@@ -99,7 +97,6 @@ impl Stage {
             Self::Uid => "setresuid",
             Self::Directory => "chdir",
             Self::Execute => "execve",
-            Self::Handle => "pidfd_open",
         }
     }
 }
@@ -115,61 +112,75 @@ pub struct LaunchError {
 }
 
 impl Launch {
-    /// Starts it, in a session of its own. Blocks until the new program runs or has failed to.
+    /// Starts it, in a session of its own and in this cgroup, if any. Blocks until the new program runs or has failed to.
     ///
     /// # Errors
     /// The stage that failed and its errno; nothing is left running.
-    pub fn spawn(self) -> Result<Pidfd, LaunchError> {
-        let fork = |source| LaunchError { stage: Stage::Fork, source };
-        let Self { programs, argv, env, directories, credentials, cgroup_procs, .. } = self;
-        let Self { stdin, stdout, stderr, controlling_terminal, .. } = self;
-        // The name is only what std would run, were the closure ever to return success.
-        let name = programs.first().ok_or_else(|| fork(io::ErrorKind::InvalidInput.into()))?;
-        let mut command = Command::new(OsStr::from_bytes(name.to_bytes()));
-        command.stdin(stdin.map_or_else(Stdio::null, Stdio::from)).stdout(stdout).stderr(stderr);
-        let child = Child::new(programs, argv, env, directories, credentials, cgroup_procs, controlling_terminal);
-        // SAFETY: Child::become_program allocates nothing, takes no lock and makes only async-signal-safe calls.
-        unsafe { command.pre_exec(move || Err(child.become_program())) };
-        let mut started = command.spawn().map_err(decode)?;
-        // It cannot have been reaped yet: nobody waits for it but us, so the pid is its own.
-        let pid = i32::try_from(started.id()).map_err(|error| fork(io::Error::other(error)))?;
-        Pidfd::open(pid).map_err(|source| {
-            let _ = started.kill();
-            let _ = started.wait();
-            LaunchError { stage: Stage::Handle, source }
-        })
+    pub fn spawn(mut self, cgroup: Option<&Cgroup>) -> Result<Pidfd, LaunchError> {
+        let failed = |stage| move |source| LaunchError { stage, source };
+        self.raise_streams().map_err(failed(Stage::Streams))?;
+        let directory = cgroup.map(Cgroup::open).transpose().map_err(failed(Stage::Cgroup))?;
+        let mut child = Child::new(&self, None);
+        // SAFETY: `run` is made for this, and takes what it is given here, which nobody else touches.
+        let born = unsafe { vfork(directory.as_ref().map(AsFd::as_fd), Child::run, (&raw mut child).cast()) };
+        match born {
+            Ok(born) => finish(child, born),
+            Err(error) if is_unknown(&error) => self.spawn_in_old_ways(cgroup),
+            Err(source) if is_of_cgroup(&source) => Err(LaunchError { stage: Stage::Cgroup, source }),
+            Err(source) => Err(LaunchError { stage: Stage::Fork, source }),
+        }
     }
+
+    /// As before Linux 5.7: the child joins the cgroup itself, so that its first instants are accounted elsewhere.
+    fn spawn_in_old_ways(&self, cgroup: Option<&Cgroup>) -> Result<Pidfd, LaunchError> {
+        let failed = |stage| move |source| LaunchError { stage, source };
+        let procs = cgroup.map(Cgroup::open_procs).transpose().map_err(failed(Stage::Cgroup))?;
+        let mut child = Child::new(self, procs.as_ref());
+        // SAFETY: as in `spawn`.
+        let born = unsafe { old_vfork(Child::run, (&raw mut child).cast()) };
+        finish(child, born.map_err(failed(Stage::Fork))?)
+    }
+
+    /// Moves streams that have the numbers of standard ones out of their own way.
+    fn raise_streams(&mut self) -> io::Result<()> {
+        for stream in self.stdin.iter_mut().chain([&mut self.stdout, &mut self.stderr]) {
+            if stream.as_raw_fd() <= libc::STDERR_FILENO {
+                // SAFETY: integers only.
+                let raised = unsafe { libc::fcntl(stream.as_raw_fd(), libc::F_DUPFD_CLOEXEC, libc::STDERR_FILENO + 1) };
+                check(raised.into())?;
+                // SAFETY: the kernel just made this descriptor for us, and nothing else owns it.
+                *stream = unsafe { OwnedFd::from_raw_fd(raised) };
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The child, or what became of it.
+fn finish(child: Child<'_>, born: vfork::Born) -> Result<Pidfd, LaunchError> {
+    let pidfd = Pidfd::of_child(born.pidfd, born.pid);
+    match child.into_failure() {
+        None => Ok(pidfd),
+        Some((stage, source)) => {
+            // It has ended, or is about to.
+            let _ = pidfd.wait();
+            Err(LaunchError { stage, source })
+        }
+    }
+}
+
+/// clone3 is not there or not allowed, or does not know what is asked of it.
+fn is_unknown(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL | libc::E2BIG | libc::EPERM))
+}
+
+/// The cgroup takes no process (cgroups(7)).
+fn is_of_cgroup(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EACCES | libc::EBUSY | libc::ENODEV | libc::ENOENT | libc::EOPNOTSUPP))
 }
 
 fn check(result: libc::c_long) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// std carries one 32-bit error number out of the child. An errno is below 4096, so the stage fits above it.
-fn encode(stage: Stage, error: &io::Error) -> io::Error {
-    let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
-    io::Error::from_raw_os_error(((stage as i32) << 16) | errno)
-}
-
-fn decode(error: io::Error) -> LaunchError {
-    const STAGES: [Stage; 11] = [
-        Stage::Fork,
-        Stage::Session,
-        Stage::Terminal,
-        Stage::Limits,
-        Stage::Cgroup,
-        Stage::Groups,
-        Stage::Gid,
-        Stage::Uid,
-        Stage::Directory,
-        Stage::Execute,
-        Stage::Handle,
-    ];
-    let Some(number) = error.raw_os_error() else {
-        return LaunchError { stage: Stage::Fork, source: error };
-    };
-    let stage = usize::try_from(number >> 16).ok().and_then(|index| STAGES.get(index));
-    LaunchError { stage: stage.copied().unwrap_or(Stage::Fork), source: io::Error::from_raw_os_error(number & 0xffff) }
 }
 
 /// Sends a signal to a process group. Its leader must be a child that is not reaped yet, or the number may be another's.
@@ -234,21 +245,6 @@ mod tests {
     use super::*;
     use crate::sys::pidfd::Exit;
 
-    #[test]
-    fn a_stage_and_its_errno_survive_the_way_out_of_the_child() {
-        for stage in [Stage::Session, Stage::Cgroup, Stage::Uid, Stage::Execute] {
-            let sent = encode(stage, &io::Error::from_raw_os_error(libc::EACCES));
-            let got = decode(sent);
-            assert_eq!((got.stage, got.source.raw_os_error()), (stage, Some(libc::EACCES)));
-        }
-    }
-
-    #[test]
-    fn an_errno_of_the_fork_itself_is_left_as_it_is() {
-        let got = decode(io::Error::from_raw_os_error(libc::EAGAIN));
-        assert_eq!((got.stage, got.source.raw_os_error()), (Stage::Fork, Some(libc::EAGAIN)));
-    }
-
     fn launch(argv: &[&str]) -> (Launch, io::PipeReader) {
         let argv: Vec<CString> = argv.iter().map(|word| CString::new(*word).unwrap()).collect();
         let (reader, writer) = io::pipe().unwrap();
@@ -258,7 +254,6 @@ mod tests {
             env: Vec::new(),
             directories: vec![c"/".into()],
             credentials: None,
-            cgroup_procs: None,
             stdin: None,
             stdout: writer.try_clone().unwrap().into(),
             stderr: writer.into(),
@@ -283,7 +278,7 @@ mod tests {
         blocked.thread_block().unwrap();
         set(&ignore);
         let (launch, mut reader) = launch(&["/bin/cat", "/proc/self/status"]);
-        let child = launch.spawn();
+        let child = launch.spawn(None);
         set(&default);
         blocked.thread_unblock().unwrap();
         let mut status = String::new();
@@ -300,7 +295,7 @@ mod tests {
         // SAFETY: clears close-on-exec of a descriptor that is ours.
         assert_eq!(unsafe { libc::fcntl(inherited.as_raw_fd(), libc::F_SETFD, 0) }, 0);
         let (launch, mut reader) = launch(&["/bin/ls", "/proc/self/fd"]);
-        let child = launch.spawn().unwrap();
+        let child = launch.spawn(None).unwrap();
         let mut listed = String::new();
         io::Read::read_to_string(&mut reader, &mut listed).unwrap();
         assert_eq!(child.wait().unwrap(), Exit::Code(0));
@@ -309,15 +304,50 @@ mod tests {
     }
 
     #[test]
+    fn a_child_is_in_its_cgroup_and_its_parent_survives_it_in_the_new_way_and_the_old() {
+        let parent = crate::sys::cgroup::CgroupParent::detect().unwrap();
+        let cgroup = parent.create(&format!("guestd-launch-{}", std::process::id())).unwrap();
+        let name = cgroup.path().file_name().unwrap().to_str().unwrap();
+        for old in [false, true] {
+            let (launch, mut reader) = launch(&["/bin/cat", "/proc/self/cgroup"]);
+            let child = if old { launch.spawn_in_old_ways(Some(&cgroup)) } else { launch.spawn(Some(&cgroup)) };
+            assert_eq!(child.unwrap().wait().unwrap(), Exit::Code(0));
+            let mut membership = vec![0; 4096];
+            let count = io::Read::read(&mut reader, &mut membership).unwrap();
+            let membership = str::from_utf8(&membership[..count]).unwrap();
+            assert!(membership.lines().any(|line| line.starts_with("0::") && line.ends_with(name)), "{membership}");
+        }
+        cgroup.remove().unwrap();
+    }
+
+    #[test]
+    fn many_threads_start_children_at_once_and_each_gets_its_own() {
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                scope.spawn(move || {
+                    for round in 0..25 {
+                        let word = format!("{thread}-{round}");
+                        let (launch, mut reader) = launch(&["/bin/echo", &word]);
+                        assert_eq!(launch.spawn(None).unwrap().wait().unwrap(), Exit::Code(0));
+                        let mut said = String::new();
+                        io::Read::read_to_string(&mut reader, &mut said).unwrap();
+                        assert_eq!(said.trim_end(), word);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
     fn a_failed_start_says_where_and_why_and_leaves_no_process() {
         let (mut gone, _reader) = launch(&["/no/such/program"]);
         gone.directories = vec![c"/no/such/directory".into(), c"/".into()];
-        let error = gone.spawn().unwrap_err();
+        let error = gone.spawn(None).unwrap_err();
         assert_eq!((error.stage, error.source.raw_os_error()), (Stage::Execute, Some(libc::ENOENT)));
         let (mut lost, mut reader) = launch(&["/bin/true"]);
         lost.directories.truncate(0);
         lost.directories.push(c"/no/such/directory".into());
-        assert_eq!(lost.spawn().unwrap_err().stage, Stage::Directory);
+        assert_eq!(lost.spawn(None).unwrap_err().stage, Stage::Directory);
         // Nobody has the write end any more.
         assert_eq!(io::Read::read(&mut reader, &mut [0]).unwrap(), 0);
     }
