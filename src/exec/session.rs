@@ -91,11 +91,17 @@ pub(super) async fn session(
 
 /// Starts on a thread that may block.
 async fn begin(shared: &Arc<Shared>, id: &str, order: Order) -> Result<Started, ExecError> {
-    let (shared, id) = (Arc::clone(shared), id.to_owned());
-    let start = move || start(&shared.config, &shared.lingering, &id, order);
-    tokio::task::spawn_blocking(start).await.unwrap_or_else(|error| {
-        Err(ExecError::Start { what: "running the thread that starts it", source: io::Error::other(error) })
-    })
+    match std::env::var("LAUNCH").as_deref() {
+        Ok("inline") => start(&shared.config, &shared.lingering, id, order),
+        Ok("place") => tokio::task::block_in_place(|| start(&shared.config, &shared.lingering, id, order)),
+        _ => {
+            let (shared, id) = (Arc::clone(shared), id.to_owned());
+            let start = move || start(&shared.config, &shared.lingering, &id, order);
+            tokio::task::spawn_blocking(start).await.unwrap_or_else(|error| {
+                Err(ExecError::Start { what: "running the thread that starts it", source: io::Error::other(error) })
+            })
+        }
+    }
 }
 
 /// A process that runs, with its place in the table.
