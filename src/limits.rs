@@ -112,6 +112,12 @@ pub const EXEC_LEFTOVERS: usize = 256;
 /// `/etc/passwd` and `/etc/group`, in bytes. Tens of thousands of accounts.
 pub const ACCOUNT_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
+/// Of an account or environment file, how much is kept between two commands, in bytes; a larger one is read each time.
+pub const KEPT_FILE_BYTES: usize = 64 * 1024;
+
+/// How long such a file must not have changed to be kept, in seconds: much longer than a tick of the kernel's clock.
+pub const KEPT_FILE_SETTLED_SECS: i64 = 2;
+
 /// `/etc/environment`, in bytes. Dozens of values of the greatest length.
 pub const ENVIRONMENT_FILE_BYTES: u64 = 1024 * 1024;
 

@@ -19,9 +19,9 @@ use super::order::Order;
 use super::record::{Exec, Label};
 use super::session::{Shared, session};
 use super::spill::SpillStore;
+use super::start::Launcher;
 use super::stdin::Stdin;
 use super::table::{Claim, ExecCounters, Table};
-use super::tree::Lingering;
 use crate::api::{ExecRequest, ExecResult, Logs};
 use crate::limits;
 use crate::sys::process::keep_exit_statuses;
@@ -57,14 +57,13 @@ impl Execs {
         }
         Self(Arc::new(Shared {
             table: Arc::new(Table::new(config.max_running)),
-            lingering: Lingering::default(),
             leftovers: Semaphore::new(limits::EXEC_LEFTOVERS),
             allowance: Arc::new(Allowance::new(limits::EXEC_BUFFERED_TOTAL_BYTES)),
             budget: Arc::new(Budget::new(config.replay_total_bytes)),
             spill: Arc::new(SpillStore::new(config.spill_dir.clone(), config.spill_bytes)),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
-            config,
+            launcher: Launcher::new(config),
         }))
     }
 
@@ -166,7 +165,7 @@ impl Execs {
     }
 
     fn terms(&self, request: &ExecRequest) -> Terms {
-        let config = &self.0.config;
+        let config = &self.0.launcher.config;
         // What is promised is never taken for another exec, so it is a share that every exec could have.
         let share = config.replay_total_bytes / config.max_running.max(1);
         let promised = request.lossless || request.spill;

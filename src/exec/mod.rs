@@ -31,6 +31,7 @@ mod error;
 mod execs;
 mod io;
 mod journal;
+mod kept_file;
 mod logs;
 mod order;
 mod output;

@@ -16,7 +16,6 @@ use tokio_util::task::TaskTracker;
 
 use super::budget::Budget;
 use super::collect::Allowance;
-use super::config::ExecConfig;
 use super::ending::Ending;
 use super::error::ExecError;
 use super::io::Input;
@@ -24,17 +23,17 @@ use super::order::Order;
 use super::output::Output;
 use super::record::{Exec, Live};
 use super::spill::SpillStore;
-use super::start::{Started, start};
+use super::start::{Launcher, Started};
 use super::table::{Open, Slot, Table};
-use super::tree::Lingering;
+use super::tree::Tree;
 use crate::limits;
+use crate::sys::pidfd::Exit;
 
 /// What all sessions share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) config: ExecConfig,
+    pub(super) launcher: Launcher,
     pub(super) table: Arc<Table>,
-    pub(super) lingering: Lingering,
     pub(super) leftovers: Semaphore,
     pub(super) allowance: Arc<Allowance>,
     pub(super) budget: Arc<Budget>,
@@ -74,34 +73,33 @@ pub(super) async fn session(
     let (over, exited) = oneshot::channel();
     let life = Life { shared: Arc::clone(&shared), exec: Arc::clone(&exec), slot, live, at };
     let end = async {
-        life.follow(timeout).await;
+        let tree = life.follow(timeout).await;
         // The reading side may have come to its end already.
         let _ = over.send(());
+        tree
     };
     let (mut output, input) = io.split();
-    let reading = output.forward(&exec.journal, exited, shared.config.patience());
-    tokio::select! {
-        ((), ()) = async { tokio::join!(end, reading) } => {}
+    let reading = output.forward(&exec.journal, exited, shared.launcher.config.patience());
+    let tree = tokio::select! {
+        (tree, ()) = async { tokio::join!(end, reading) } => tree,
         never = feed(input, stdin, queue) => match never {},
-    }
+    };
     exec.set_over();
+    // Nobody waits for this.
+    if let Some(tree) = tree {
+        shared.launcher.lingering.bury(tree).await;
+    }
     drop((exec, open));
     throw_away(&shared, output).await;
 }
 
 /// Starts on a thread that may block.
 async fn begin(shared: &Arc<Shared>, id: &str, order: Order) -> Result<Started, ExecError> {
-    match std::env::var("LAUNCH").as_deref() {
-        Ok("inline") => start(&shared.config, &shared.lingering, id, order),
-        Ok("place") => tokio::task::block_in_place(|| start(&shared.config, &shared.lingering, id, order)),
-        _ => {
-            let (shared, id) = (Arc::clone(shared), id.to_owned());
-            let start = move || start(&shared.config, &shared.lingering, &id, order);
-            tokio::task::spawn_blocking(start).await.unwrap_or_else(|error| {
-                Err(ExecError::Start { what: "running the thread that starts it", source: io::Error::other(error) })
-            })
-        }
-    }
+    let (shared, id) = (Arc::clone(shared), id.to_owned());
+    let start = move || shared.launcher.start(&id, order);
+    tokio::task::spawn_blocking(start).await.unwrap_or_else(|error| {
+        Err(ExecError::Start { what: "running the thread that starts it", source: io::Error::other(error) })
+    })
 }
 
 /// A process that runs, with its place in the table.
@@ -115,8 +113,8 @@ struct Life {
 
 impl Life {
     /// Waits for the end of the command, and brings it about at the time-out or when told to stop. When this returns, its place
-    /// is free, and of a command that had to be ended no process is left.
-    async fn follow(self, timeout: Option<Duration>) {
+    /// is free, and of a command that had to be ended no process is left. What is to be buried comes back.
+    async fn follow(self, timeout: Option<Duration>) -> Option<Tree> {
         let (shared, exec) = (Arc::clone(&self.shared), Arc::clone(&self.exec));
         let Live { leader, tree, .. } = &*self.live;
         let (forced, timed_out) = tokio::select! {
@@ -128,42 +126,45 @@ impl Life {
         if timed_out {
             shared.table.timed_out.fetch_add(1, Ordering::Relaxed);
         }
-        if forced && !tree.end(shared.config.kill_grace, limits::EXEC_KILL_TIME).await {
+        if forced && !tree.end(shared.launcher.config.kill_grace, limits::EXEC_KILL_TIME).await {
             tracing::warn!(exec_id = exec.id(), "a process of an exec is still there after SIGKILL");
             if leader.ended().now_or_never().is_none() {
                 let (pid, secs) = (leader.get().pid(), limits::EXEC_KILL_TIME.as_secs());
                 // It keeps its place, and nobody waits for it any longer.
                 shared.tasks.spawn(self.outlast());
                 exec.set_exited(Err(ExecError::Unkillable { pid, secs }));
-                return shared.table.keep_record(&exec);
+                shared.table.keep_record(&exec);
+                return None;
             }
         }
         leader.ended().await;
         let duration = self.at.elapsed();
         let spent = self.live.tree.spent();
-        let exit = self.reap().await;
+        let (exit, tree) = self.reap();
         tracing::debug!(exec_id = exec.id(), ?exit, timed_out, "exec ended");
         let ending = exit.map(|exit| Ending { exit, timed_out, duration, spent }.into());
         exec.set_exited(ending.map_err(|source| ExecError::ExitLost { source }));
         shared.table.keep_record(&exec);
+        tree
     }
 
-    /// Takes the exit status, gives the place back and removes the cgroup.
-    async fn reap(self) -> io::Result<crate::sys::pidfd::Exit> {
-        self.exec.let_live_go();
-        let exit = self.live.leader.get().wait();
-        drop(self.slot);
-        if let Some(Live { tree, .. }) = Arc::into_inner(self.live) {
-            self.shared.lingering.bury(tree).await;
-        }
-        exit
+    /// Takes the exit status and gives the place back.
+    fn reap(self) -> (io::Result<Exit>, Option<Tree>) {
+        let Self { exec, slot, live, .. } = self;
+        exec.let_live_go();
+        let exit = live.leader.get().wait();
+        drop(slot);
+        (exit, Arc::into_inner(live).map(|live| live.tree))
     }
 
     /// Waits for the end of one that was given up.
     async fn outlast(self) {
         let closing = self.shared.closing.clone();
         if closing.run_until_cancelled(self.live.leader.ended()).await.is_some() {
-            let _ = self.reap().await;
+            let shared = Arc::clone(&self.shared);
+            if let (_, Some(tree)) = self.reap() {
+                shared.launcher.lingering.bury(tree).await;
+            }
         }
     }
 }
@@ -212,5 +213,5 @@ async fn throw_away(shared: &Shared, output: Output) {
             "too many ended execs have left processes that hold their output: closing one's, which ends such a process at its next write"
         ),
     }
-    shared.lingering.sweep();
+    shared.launcher.lingering.sweep();
 }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::accounts::{self, Account};
+use super::accounts::{self, Account, AccountFiles};
 use super::config::ExecConfig;
 use super::environment::{self, Variables};
 use super::error::{ExecError, shown};
@@ -20,7 +20,7 @@ use super::tree::{Lingering, Tree};
 use crate::api::TtySize;
 use crate::sys::cgroup::{Cgroup, CgroupParent};
 use crate::sys::pidfd::{Pidfd, WatchedPidfd};
-use crate::sys::process::{Credentials, Launch, LaunchError, Stage, c_string, effective_ids};
+use crate::sys::process::{Credentials, Inherited, Launch, LaunchError, Stage, c_string, effective_ids};
 
 /// A program that somebody has open for writing cannot be run. Mostly that somebody is a fork of ours in the instant before its
 /// own execve, with a file that was being uploaded; so it is tried again for a moment.
@@ -37,35 +37,52 @@ pub(super) struct Started {
     pub(super) at: Instant,
 }
 
-/// Starts an order under this id. Needs to be called within a runtime, on a thread that may block.
-pub(super) fn start(config: &ExecConfig, lingering: &Lingering, id: &str, order: Order) -> Result<Started, ExecError> {
-    let ready = Ready::new(config, order)?;
-    lingering.sweep();
-    let cgroup = config.cgroup.as_ref().and_then(|parent| {
-        let made = make_cgroup(id, |name| parent.create(name));
-        made.inspect_err(|error| {
-            tracing::warn!(%error, parent = ?parent.path(), "no cgroup for an exec; it gets a session only");
-        })
-        .ok()
-    });
-    let have = config.cgroup.as_ref().map(CgroupParent::controllers).unwrap_or_default();
-    if let Err(error) = resources::impose(&ready.order.bounds, cgroup.as_ref(), have) {
-        discard(lingering, cgroup);
-        return Err(error);
+/// What starting a command takes, the same for all of them.
+#[derive(Debug)]
+pub(super) struct Launcher {
+    pub(super) config: ExecConfig,
+    files: AccountFiles,
+    inherited: Inherited,
+    pub(super) lingering: Lingering,
+}
+
+impl Launcher {
+    pub(super) fn new(config: ExecConfig) -> Self {
+        let files = AccountFiles::new(&config);
+        Self { config, files, inherited: Inherited::look(), lingering: Lingering::default() }
     }
-    match ready.launch(cgroup.as_ref()) {
-        Ok(launched) => ready.started(launched, cgroup),
-        Err(Failure::Launch(error)) if error.stage == Stage::Cgroup && ready.order.bounds.is_empty() => {
-            tracing::warn!(%error, "an exec could not join its cgroup; it gets a session only");
+
+    /// Starts an order under this id. Needs to be called within a runtime, on a thread that may block.
+    pub(super) fn start(&self, id: &str, order: Order) -> Result<Started, ExecError> {
+        let Self { config, lingering, .. } = self;
+        let ready = Ready::new(self, order)?;
+        lingering.sweep();
+        let cgroup = config.cgroup.as_ref().and_then(|parent| {
+            let made = make_cgroup(id, |name| parent.create(name));
+            made.inspect_err(|error| {
+                tracing::warn!(%error, parent = ?parent.path(), "no cgroup for an exec; it gets a session only");
+            })
+            .ok()
+        });
+        let have = config.cgroup.as_ref().map(CgroupParent::controllers).unwrap_or_default();
+        if let Err(error) = resources::impose(&ready.order.bounds, cgroup.as_ref(), have) {
             discard(lingering, cgroup);
-            match ready.launch(None) {
-                Ok(launched) => ready.started(launched, None),
-                Err(failure) => Err(ready.explain(failure)),
-            }
+            return Err(error);
         }
-        Err(failure) => {
-            discard(lingering, cgroup);
-            Err(ready.explain(failure))
+        match ready.launch(cgroup.as_ref()) {
+            Ok(launched) => ready.started(launched, cgroup),
+            Err(Failure::Launch(error)) if error.stage == Stage::Cgroup && ready.order.bounds.is_empty() => {
+                tracing::warn!(%error, "an exec could not join its cgroup; it gets a session only");
+                discard(lingering, cgroup);
+                match ready.launch(None) {
+                    Ok(launched) => ready.started(launched, None),
+                    Err(failure) => Err(ready.explain(failure)),
+                }
+            }
+            Err(failure) => {
+                discard(lingering, cgroup);
+                Err(ready.explain(failure))
+            }
         }
     }
 }
@@ -79,7 +96,8 @@ fn discard(lingering: &Lingering, cgroup: Option<Cgroup>) {
 }
 
 /// An order with all looked up that it names.
-struct Ready {
+struct Ready<'a> {
+    inherited: &'a Inherited,
     order: Order,
     account: Account,
     env: Variables,
@@ -107,11 +125,12 @@ enum Failure {
     Other(ExecError),
 }
 
-impl Ready {
-    fn new(config: &ExecConfig, mut order: Order) -> Result<Self, ExecError> {
+impl<'a> Ready<'a> {
+    fn new(launcher: &'a Launcher, mut order: Order) -> Result<Self, ExecError> {
+        let Launcher { config, files, inherited, .. } = launcher;
         let user = order.user.clone().unwrap_or_else(|| effective_ids().0.to_string());
-        let account = accounts::find(&user, &config.passwd, &config.group)?;
-        let file = environment::of_file(&config.environment_file).unwrap_or_else(|error| {
+        let account = accounts::find(&user, files)?;
+        let file = environment::of_file(&files.environment).unwrap_or_else(|error| {
             // One bad file must not stop every command, the one that would mend it among them.
             tracing::warn!(%error, path = ?config.environment_file, "the environment file is left out");
             Variables::new()
@@ -131,8 +150,8 @@ impl Ready {
             check_directory(directory)?;
         }
         let candidates = candidates(&order.program, env.get("PATH").map_or(b"", Vec::as_slice));
-        let tty_group = order.tty.and_then(|_| accounts::group("tty", &config.group));
-        Ok(Self { order, account, env, candidates, directories, tty_group })
+        let tty_group = order.tty.and_then(|_| accounts::group("tty", files));
+        Ok(Self { inherited, order, account, env, candidates, directories, tty_group })
     }
 
     fn launch(&self, cgroup: Option<&Cgroup>) -> Result<Launched, Failure> {
@@ -164,7 +183,7 @@ impl Ready {
             stderr: theirs.stderr,
             controlling_terminal: self.order.tty.is_some(),
         };
-        let leader = launch.spawn(cgroup).map_err(Failure::Launch)?;
+        let leader = launch.spawn(self.inherited, cgroup).map_err(Failure::Launch)?;
         Ok(Launched { leader, io })
     }
 

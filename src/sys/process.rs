@@ -19,7 +19,10 @@ use super::cgroup::Cgroup;
 use super::pidfd::Pidfd;
 
 mod child;
+mod inherited;
 mod vfork;
+
+pub use inherited::Inherited;
 
 /// Who a process runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +46,7 @@ pub struct Launch {
     pub env: Vec<CString>,
     /// The first of these that can be entered becomes the working directory.
     pub directories: Vec<CString>,
-    /// Who to become; none: stay who we are.
+    /// Who to be; none: who we are.
     pub credentials: Option<Credentials>,
     /// Standard input; none: `/dev/null`.
     pub stdin: Option<OwnedFd>,
@@ -116,26 +119,26 @@ impl Launch {
     ///
     /// # Errors
     /// The stage that failed and its errno; nothing is left running.
-    pub fn spawn(mut self, cgroup: Option<&Cgroup>) -> Result<Pidfd, LaunchError> {
+    pub fn spawn(mut self, inherited: &Inherited, cgroup: Option<&Cgroup>) -> Result<Pidfd, LaunchError> {
         let failed = |stage| move |source| LaunchError { stage, source };
         self.raise_streams().map_err(failed(Stage::Streams))?;
         let directory = cgroup.map(Cgroup::open).transpose().map_err(failed(Stage::Cgroup))?;
-        let mut child = Child::new(&self, None);
+        let mut child = Child::new(&self, inherited);
         // SAFETY: `run` is made for this, and takes what it is given here, which nobody else touches.
         let born = unsafe { vfork(directory.as_ref().map(AsFd::as_fd), Child::run, (&raw mut child).cast()) };
         match born {
             Ok(born) => finish(child, born),
-            Err(error) if is_unknown(&error) => self.spawn_in_old_ways(cgroup),
+            Err(error) if is_unknown(&error) => self.spawn_in_old_ways(inherited, cgroup),
             Err(source) if is_of_cgroup(&source) => Err(LaunchError { stage: Stage::Cgroup, source }),
             Err(source) => Err(LaunchError { stage: Stage::Fork, source }),
         }
     }
 
     /// As before Linux 5.7: the child joins the cgroup itself, so that its first instants are accounted elsewhere.
-    fn spawn_in_old_ways(&self, cgroup: Option<&Cgroup>) -> Result<Pidfd, LaunchError> {
+    fn spawn_in_old_ways(&self, inherited: &Inherited, cgroup: Option<&Cgroup>) -> Result<Pidfd, LaunchError> {
         let failed = |stage| move |source| LaunchError { stage, source };
         let procs = cgroup.map(Cgroup::open_procs).transpose().map_err(failed(Stage::Cgroup))?;
-        let mut child = Child::new(self, procs.as_ref());
+        let mut child = Child::old(self, inherited, procs.as_ref());
         // SAFETY: as in `spawn`.
         let born = unsafe { old_vfork(Child::run, (&raw mut child).cast()) };
         finish(child, born.map_err(failed(Stage::Fork))?)
@@ -278,7 +281,7 @@ mod tests {
         blocked.thread_block().unwrap();
         set(&ignore);
         let (launch, mut reader) = launch(&["/bin/cat", "/proc/self/status"]);
-        let child = launch.spawn(None);
+        let child = launch.spawn(&Inherited::look(), None);
         set(&default);
         blocked.thread_unblock().unwrap();
         let mut status = String::new();
@@ -295,7 +298,7 @@ mod tests {
         // SAFETY: clears close-on-exec of a descriptor that is ours.
         assert_eq!(unsafe { libc::fcntl(inherited.as_raw_fd(), libc::F_SETFD, 0) }, 0);
         let (launch, mut reader) = launch(&["/bin/ls", "/proc/self/fd"]);
-        let child = launch.spawn(None).unwrap();
+        let child = launch.spawn(&Inherited::look(), None).unwrap();
         let mut listed = String::new();
         io::Read::read_to_string(&mut reader, &mut listed).unwrap();
         assert_eq!(child.wait().unwrap(), Exit::Code(0));
@@ -308,9 +311,14 @@ mod tests {
         let parent = crate::sys::cgroup::CgroupParent::detect().unwrap();
         let cgroup = parent.create(&format!("guestd-launch-{}", std::process::id())).unwrap();
         let name = cgroup.path().file_name().unwrap().to_str().unwrap();
+        let inherited = Inherited::look();
         for old in [false, true] {
             let (launch, mut reader) = launch(&["/bin/cat", "/proc/self/cgroup"]);
-            let child = if old { launch.spawn_in_old_ways(Some(&cgroup)) } else { launch.spawn(Some(&cgroup)) };
+            let child = if old {
+                launch.spawn_in_old_ways(&inherited, Some(&cgroup))
+            } else {
+                launch.spawn(&inherited, Some(&cgroup))
+            };
             assert_eq!(child.unwrap().wait().unwrap(), Exit::Code(0));
             let mut membership = vec![0; 4096];
             let count = io::Read::read(&mut reader, &mut membership).unwrap();
@@ -328,7 +336,7 @@ mod tests {
                     for round in 0..25 {
                         let word = format!("{thread}-{round}");
                         let (launch, mut reader) = launch(&["/bin/echo", &word]);
-                        assert_eq!(launch.spawn(None).unwrap().wait().unwrap(), Exit::Code(0));
+                        assert_eq!(launch.spawn(&Inherited::look(), None).unwrap().wait().unwrap(), Exit::Code(0));
                         let mut said = String::new();
                         io::Read::read_to_string(&mut reader, &mut said).unwrap();
                         assert_eq!(said.trim_end(), word);
@@ -342,12 +350,12 @@ mod tests {
     fn a_failed_start_says_where_and_why_and_leaves_no_process() {
         let (mut gone, _reader) = launch(&["/no/such/program"]);
         gone.directories = vec![c"/no/such/directory".into(), c"/".into()];
-        let error = gone.spawn(None).unwrap_err();
+        let error = gone.spawn(&Inherited::look(), None).unwrap_err();
         assert_eq!((error.stage, error.source.raw_os_error()), (Stage::Execute, Some(libc::ENOENT)));
         let (mut lost, mut reader) = launch(&["/bin/true"]);
         lost.directories.truncate(0);
         lost.directories.push(c"/no/such/directory".into());
-        assert_eq!(lost.spawn(None).unwrap_err().stage, Stage::Directory);
+        assert_eq!(lost.spawn(&Inherited::look(), None).unwrap_err().stage, Stage::Directory);
         // Nobody has the write end any more.
         assert_eq!(io::Read::read(&mut reader, &mut [0]).unwrap(), 0);
     }

@@ -1,7 +1,7 @@
 //! What the processes of a cgroup took, and bounds on what they may take.
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 
 use super::Cgroup;
 
@@ -40,12 +40,19 @@ impl Bound {
 impl Cgroup {
     /// What its processes took until now.
     pub fn usage(&self) -> Usage {
-        let read = |file| fs::read_to_string(self.path().join(file)).ok();
+        let read = |file| self.read_small(file).ok();
         Usage {
             cpu_time_us: read("cpu.stat").and_then(|text| field(&text, "usage_usec")),
             memory_peak_bytes: read("memory.peak").and_then(|text| text.trim().parse().ok()),
             oom_kills: read("memory.events").and_then(|text| field(&text, "oom_kill")).unwrap_or(0),
         }
+    }
+
+    /// A file that the kernel writes in one piece, far shorter than this.
+    fn read_small(&self, file: &str) -> io::Result<String> {
+        let mut text = [0; 4096];
+        let count = File::open(self.path().join(file))?.read(&mut text)?;
+        Ok(String::from_utf8_lossy(&text[..count]).into_owned())
     }
 
     /// Sets a bound, for what is in it and will be.
@@ -65,6 +72,8 @@ fn field(text: &str, key: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn fake(files: &[(&str, &str)]) -> (tempfile::TempDir, Cgroup) {

@@ -13,7 +13,7 @@ use std::ffi::{CString, c_char, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use super::{Credentials, Launch, Stage, check};
+use super::{Credentials, Inherited, Launch, Stage, check};
 
 /// Open files that a command may have, softly: what login sessions and systemd units get. More breaks programs that use
 /// select(2); who needs more raises it up to the hard limit, which is left as it is.
@@ -26,6 +26,10 @@ pub(super) struct Child<'a> {
     env: Vec<*const c_char>,
     /// A `cgroup.procs` to join, where it was not born into its cgroup.
     cgroup_procs: Option<&'a OwnedFd>,
+    /// Those that are not default; bit n - 1 stands for signal n.
+    reset_signals: u64,
+    reset_oom_score: bool,
+    credentials: Option<&'a Credentials>,
     /// What went wrong; none: it is another program.
     failure: Option<(Stage, io::Error)>,
 }
@@ -36,9 +40,24 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
 }
 
 impl<'a> Child<'a> {
-    pub(super) fn new(launch: &'a Launch, cgroup_procs: Option<&'a OwnedFd>) -> Self {
-        let (argv, env) = (pointers(&launch.argv), pointers(&launch.env));
-        Self { launch, argv, env, cgroup_procs, failure: None }
+    /// One whose handlers are default from its birth.
+    pub(super) fn new(launch: &'a Launch, inherited: &'a Inherited) -> Self {
+        Self {
+            launch,
+            argv: pointers(&launch.argv),
+            env: pointers(&launch.env),
+            cgroup_procs: None,
+            reset_signals: inherited.ignored,
+            reset_oom_score: inherited.has_oom_score(),
+            credentials: launch.credentials.as_ref().filter(|wanted| inherited.credentials.as_ref() != Some(*wanted)),
+            failure: None,
+        }
+    }
+
+    /// One that has our handlers at its birth and is not in its cgroup.
+    pub(super) fn old(launch: &'a Launch, inherited: &'a Inherited, cgroup_procs: Option<&'a OwnedFd>) -> Self {
+        // A handler must not run in the child, which has our memory.
+        Self { cgroup_procs, reset_signals: u64::MAX, ..Self::new(launch, inherited) }
     }
 
     /// What it has left behind.
@@ -69,8 +88,8 @@ impl<'a> Child<'a> {
             check(unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) }.into())
                 .map_err(at(Stage::Terminal))?;
         }
-        default_signals();
-        default_priority();
+        default_signals(self.reset_signals);
+        default_priority(self.reset_oom_score);
         // SAFETY: an integer argument only.
         unsafe { libc::umask(0o022) };
         default_open_files().map_err(at(Stage::Limits))?;
@@ -79,7 +98,7 @@ impl<'a> Child<'a> {
             check(unsafe { libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) } as libc::c_long)
                 .map_err(at(Stage::Cgroup))?;
         }
-        if let Some(credentials) = &self.launch.credentials {
+        if let Some(credentials) = self.credentials {
             become_user(credentials)?;
         }
         self.enter_directory().map_err(at(Stage::Directory))?;
@@ -139,13 +158,13 @@ fn open_null() -> io::Result<RawFd> {
     Ok(null)
 }
 
-/// All handlers default, nothing blocked. The raw calls, because libc keeps some real-time signals to itself and would leave
-/// those ignored if this process inherited them so. SIGKILL and SIGSTOP are refused, and need nothing.
-fn default_signals() {
+/// These signals default, which the execve makes of all that are not ignored, and nothing blocked. The raw calls, because libc
+/// keeps some real-time signals to itself and would leave those ignored if this process inherited them so.
+fn default_signals(ignored: u64) {
     // struct sigaction of the 64-bit kernels: SIG_DFL, no flags, no restorer, empty mask. All zero, as the mask below.
     let default = [0_u64; 4];
     let empty = 0_u64;
-    for signal in 1..=64 {
+    for signal in (1..=64).filter(|signal| ignored & 1 << (signal - 1) != 0) {
         // SAFETY: default is as large as the kernel's struct, and a null old action is allowed.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8_usize) };
     }
@@ -156,10 +175,14 @@ fn default_signals() {
 }
 
 /// Ordinary niceness and OOM score. Best effort: where they cannot be had (no /proc, no privilege), running is still better.
-fn default_priority() {
-    // SAFETY: integers, C strings and a readable byte.
+fn default_priority(oom_score: bool) {
+    // SAFETY: integers only.
+    unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS as libc::c_long, 0, 0) };
+    if !oom_score {
+        return;
+    }
+    // SAFETY: a C string, integers, and a readable byte.
     unsafe {
-        libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS as libc::c_long, 0, 0);
         let score = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
         if score >= 0 {
             libc::write(score, c"0".as_ptr().cast(), 1);
@@ -178,8 +201,9 @@ fn default_open_files() -> io::Result<()> {
     }
 }
 
-/// Groups first, while there is still the right to. The raw calls: libc's would tell the parent's other threads. A change of user
-/// makes the kernel treat our shared memory as not dumpable, so that nobody of that user can look into it through the child. On the 64-bit architectures these are the calls with 32-bit ids.
+/// Groups first, while there is still the right to. The raw calls: libc's would tell the parent's other threads. On the 64-bit
+/// architectures these are the calls with 32-bit ids. A change of user makes our shared memory not dumpable (commit_creds in the
+/// kernel), so that nobody of that user can look into it through the child.
 fn become_user(credentials: &Credentials) -> Result<(), (Stage, io::Error)> {
     let Credentials { uid, gid, groups } = credentials;
     // SAFETY: groups is readable for its length; else integers.

@@ -29,9 +29,12 @@ pub(super) struct Born {
 /// From linux/sched.h; libc's has too narrow a type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+/// From linux/sched.h, Linux 5.5: all handlers that are not ignored are default in the child.
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+
 const FLAGS: libc::c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
 
-/// Makes a child in this cgroup, or in ours, by clone3(2). Returns when the child runs another program or has ended.
+/// Makes a child in this cgroup, or in ours, by clone3(2), with default handlers for all signals that are not ignored. Returns when the child runs another program or has ended.
 ///
 /// # Errors
 /// `ENOSYS`, `E2BIG` and `EINVAL` where the kernel does not know it; `EAGAIN` and `ENOMEM` where there is no room for a process;
@@ -44,7 +47,7 @@ pub(super) unsafe fn vfork(cgroup: Option<BorrowedFd<'_>>, body: Body, argument:
     let mut pidfd: RawFd = -1;
     // SAFETY: plain integers, for which zeroes are a value.
     let mut request: libc::clone_args = unsafe { std::mem::zeroed() };
-    request.flags = FLAGS as u64;
+    request.flags = FLAGS as u64 | CLONE_CLEAR_SIGHAND;
     request.pidfd = (&raw mut pidfd) as u64;
     request.exit_signal = libc::SIGCHLD as u64;
     if let Some(cgroup) = cgroup {
@@ -57,7 +60,7 @@ pub(super) unsafe fn vfork(cgroup: Option<BorrowedFd<'_>>, body: Body, argument:
     unsafe { begin(libc::SYS_clone3, call, body, argument, &raw const pidfd) }
 }
 
-/// The same by clone(2), in our own cgroup.
+/// The same by clone(2), in our own cgroup and with our handlers.
 ///
 /// # Errors
 /// `EAGAIN` and `ENOMEM` where there is no room for a process; `EINVAL` before Linux 5.2.
