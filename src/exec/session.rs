@@ -85,7 +85,8 @@ pub(super) async fn session(
         never = feed(input, stdin, queue) => match never {},
     };
     exec.set_over();
-    // Nobody waits for this.
+    // Whoever waits for the answer comes first.
+    tokio::task::yield_now().await;
     if let Some(tree) = tree {
         shared.launcher.lingering.bury(tree).await;
     }

@@ -86,7 +86,7 @@ impl CgroupParent {
     pub fn create(&self, name: &str) -> io::Result<Cgroup> {
         let path = self.path.join(name);
         fs::create_dir(&path)?;
-        Ok(Cgroup { path })
+        Ok(Cgroup { path, controllers: self.controllers })
     }
 }
 
@@ -137,6 +137,7 @@ fn unescape(field: &str) -> PathBuf {
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
+    controllers: Controllers,
 }
 
 impl Cgroup {

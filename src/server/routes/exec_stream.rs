@@ -72,7 +72,7 @@ fn follow(attachment: Attachment, framing: Framing) -> Response {
         if ready.is_empty() {
             let event = attachment.next().await?;
             match framing {
-                Framing::Ndjson => ready.push_back(line(&frame(event, &id))),
+                Framing::Ndjson => ready.push_back(line(event, &id)),
                 Framing::Binary => ready.extend(binary(event, &id)),
             }
         }
@@ -108,10 +108,25 @@ pub(super) fn frame(event: Event, id: &str) -> StreamFrame {
     }
 }
 
-fn line(frame: &StreamFrame) -> Bytes {
-    // Frames are strings and numbers, which always serialize.
-    let mut line = serde_json::to_vec(frame).unwrap_or_default();
-    line.push(b'\n');
+/// An event as a line. Output, of which there may be much, is encoded into its place.
+fn line(event: Event, id: &str) -> Bytes {
+    let Event::Chunk { stream, bytes, cursor } = event else {
+        // Frames are strings and numbers, which always serialize.
+        let mut line = serde_json::to_vec(&frame(event, id)).unwrap_or_default();
+        line.push(b'\n');
+        return line.into();
+    };
+    let stream = match stream {
+        OutputStream::Stdout => "stdout",
+        OutputStream::Stderr => "stderr",
+    };
+    let begin = format!(r#"{{"type":"chunk","stream":"{stream}","data_b64":""#);
+    let end = format!(r#"","cursor":{cursor},"exec_id":{}}}"#, serde_json::Value::from(id));
+    let mut line = String::with_capacity(begin.len() + bytes.len().div_ceil(3) * 4 + end.len() + 1);
+    line.push_str(&begin);
+    STANDARD.encode_string(&bytes, &mut line);
+    line.push_str(&end);
+    line.push('\n');
     line.into()
 }
 
@@ -160,6 +175,18 @@ mod tests {
             assert_eq!(Framing::of(&headers), expected, "{accept}");
         }
         assert_eq!(Framing::of(&HeaderMap::new()), Framing::Ndjson);
+    }
+
+    #[test]
+    fn a_line_of_output_is_what_its_frame_serializes_to() {
+        for (stream, text) in
+            [(OutputStream::Stdout, &b""[..]), (OutputStream::Stderr, b"\xff\0\n"), (OutputStream::Stdout, b"abcd")]
+        {
+            let event = || Event::Chunk { stream, bytes: Bytes::from_static(text), cursor: u64::MAX };
+            let id = "a\"b\\";
+            let expected = serde_json::to_string(&frame(event(), id)).unwrap() + "\n";
+            assert_eq!(line(event(), id), expected);
+        }
     }
 
     #[test]

@@ -192,7 +192,7 @@ impl CgroupParent {
                 if move_first {
                     self.step_aside().map_err(failed("moving the agent to a child cgroup"))?;
                 }
-                let itself = Cgroup { path: self.path.clone() };
+                let itself = Cgroup { path: self.path.clone(), controllers: self.controllers };
                 let mut result = Ok(());
                 // One by one, so that one which is refused does not cost the others.
                 for controller in Controller::ALL.into_iter().filter(|each| missing.has(*each)) {
@@ -208,7 +208,9 @@ impl CgroupParent {
     fn step_aside(&self) -> io::Result<()> {
         let cgroup = match self.create(AGENT) {
             // Of an agent before us.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Cgroup { path: self.path.join(AGENT) },
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Cgroup { path: self.path.join(AGENT), controllers: self.controllers }
+            }
             other => other?,
         };
         // 0 stands for the writer.

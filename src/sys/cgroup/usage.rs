@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 
-use super::Cgroup;
+use super::{Cgroup, Controller};
 
 /// What was taken so far; none where the kernel does not account it there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,10 +41,11 @@ impl Cgroup {
     /// What its processes took until now.
     pub fn usage(&self) -> Usage {
         let read = |file| self.read_small(file).ok();
+        let of_memory = |file| if self.controllers.has(Controller::Memory) { read(file) } else { None };
         Usage {
             cpu_time_us: read("cpu.stat").and_then(|text| field(&text, "usage_usec")),
-            memory_peak_bytes: read("memory.peak").and_then(|text| text.trim().parse().ok()),
-            oom_kills: read("memory.events").and_then(|text| field(&text, "oom_kill")).unwrap_or(0),
+            memory_peak_bytes: of_memory("memory.peak").and_then(|text| text.trim().parse().ok()),
+            oom_kills: of_memory("memory.events").and_then(|text| field(&text, "oom_kill")).unwrap_or(0),
         }
     }
 
@@ -74,6 +75,7 @@ fn field(text: &str, key: &str) -> Option<u64> {
 mod tests {
     use std::fs;
 
+    use super::super::Controllers;
     use super::*;
 
     fn fake(files: &[(&str, &str)]) -> (tempfile::TempDir, Cgroup) {
@@ -81,7 +83,8 @@ mod tests {
         for (file, text) in files {
             fs::write(directory.path().join(file), text).unwrap();
         }
-        let cgroup = Cgroup { path: directory.path().to_owned() };
+        let controllers = Controllers::default().with(Controller::Memory);
+        let cgroup = Cgroup { path: directory.path().to_owned(), controllers };
         (directory, cgroup)
     }
 
