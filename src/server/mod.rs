@@ -8,6 +8,7 @@ mod auth;
 mod body;
 mod error;
 mod listen;
+mod path;
 mod query;
 mod report;
 mod routes;
