@@ -9,6 +9,7 @@ mod body;
 mod error;
 mod listen;
 mod path;
+mod patience;
 mod query;
 mod report;
 mod routes;
