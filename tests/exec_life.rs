@@ -261,7 +261,7 @@ async fn a_slow_reader_of_a_lossless_exec_makes_the_command_wait_and_loses_nothi
             Event::Exit { exit, .. } => assert_eq!(exit.exit_code, 0),
             other => panic!("{other:?}"),
         }
-        // As long as it cannot have written all, it is there to be looked at. A reader that is far slower than it.
+        // As long as it cannot have written all, it is there to be looked at.
         if taken + ahead < TOTAL {
             tokio::task::yield_now().await;
             assert!(written() <= taken + ahead, "{} with {taken} taken", written());
