@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     bridge::{Bridge, Settings},
     config::{Config, GuestAddress, Problem},
-    exec::{CgroupParent, ExecConfig, Execs},
+    exec::{CGROUP_PREFIX, CgroupParent, ExecConfig, Execs},
     files::Trees,
     health::Part,
     limits,
@@ -144,6 +144,10 @@ fn exec_cgroups() -> (Option<CgroupParent>, Part) {
             return (None, Part::Failed(format!("{why}; execs are killed by process group, which setsid escapes")));
         }
     };
+    let removed = parent.remove_leftovers(CGROUP_PREFIX);
+    if removed > 0 {
+        tracing::info!(removed, "empty cgroups of execs that an agent before this one left");
+    }
     let missing = parent.enable_controllers().err().map(|why| format!("; no limits beyond these: {why}"));
     let have = match parent.controllers() {
         none if none.is_empty() => "no controllers".to_owned(),

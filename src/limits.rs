@@ -5,8 +5,14 @@ use std::time::Duration;
 /// Body of a JSON request, in bytes. An exec with its environment and stdin fits; files have calls of their own.
 pub const REQUEST_BODY_BYTES: usize = 4 * 1024 * 1024;
 
-/// Time for a request's headers to arrive. Long enough for a VM under emulation, short enough for a slow-loris.
+/// Time for a request's headers to arrive, from the connection's beginning or the first byte of a later request. Long enough for a
+/// VM under emulation, short enough for a slow-loris.
 pub const REQUEST_HEADER_TIME: Duration = Duration::from_secs(10);
+
+/// For a connection to be kept open after an answer without another request. Longer than what clients keep theirs for in their
+/// pools, which is 90 s in most, so that it is they who close it and none is lost with a request on its way; and short
+/// enough that those of a client that vanished do not come to the limit of connections.
+pub const IDLE_TIME: Duration = Duration::from_secs(5 * 60);
 
 /// Time for a request's body to arrive.
 pub const REQUEST_BODY_TIME: Duration = Duration::from_secs(30);
@@ -221,6 +227,10 @@ pub const CLIENT_MESSAGE_BYTES: usize = 1024 * 1024;
 
 /// Chunks between the parts of guestctl: what was read and not yet sent, or received and not yet written.
 pub const CLIENT_QUEUED_CHUNKS: usize = 8;
+
+/// For a guestctl that was asked by a signal to go, to write the output that it has. A reader that does not read must not keep it;
+/// longer than any that reads takes for what is queued.
+pub const CLIENT_LEAVE_TIME: Duration = Duration::from_secs(2);
 
 /// Connections through one `guestctl tunnel` at once; more wait to be accepted.
 pub const CLIENT_TUNNEL_CONNECTIONS: usize = 128;

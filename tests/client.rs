@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use fake_guest::FakeGuest;
 use guestd::api::{BridgeUpdate, ErrorCode, ExecRequest, Status, StreamFrame};
-use guestd::client::{Client, ClientError, ConnectFailure, ExecStream, Timeouts, Token};
+use guestd::client::{Client, ClientError, ConnectFailure, ExecStream, ReadFrom, Timeouts, Token};
 use guestd::limits;
 use tokio::sync::oneshot;
 
@@ -384,6 +384,25 @@ async fn dropping_a_stream_closes_its_connection() {
     stream.next().await.unwrap();
     drop(stream);
     was_closed.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_websocket_whose_accept_is_not_the_answer_to_our_key_is_refused() {
+    // Another key's, in another case, and none.
+    for accept in [
+        "sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n",
+        "sec-websocket-accept: S3PPLMBITXAQ9KYGZZHZRBK+XOO=\r\n",
+        "",
+    ] {
+        let guest = FakeGuest::new(move |_, connection| {
+            connection.request();
+            let rest = "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-protocol: v5.channel.k8s.io\r\n";
+            connection.raw(format!("HTTP/1.1 101 Switching Protocols\r\n{rest}{accept}\r\n").as_bytes());
+            connection.until_closed();
+        });
+        let error = patient(&guest.unix()).exec_session("e1", ReadFrom::Cursor(0)).await.unwrap_err();
+        assert!(matches!(&error, ClientError::Protocol { why, .. } if why.contains("Sec-WebSocket-Accept")), "{error}");
+    }
 }
 
 // Firecracker's hybrid socket.

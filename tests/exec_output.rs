@@ -81,7 +81,8 @@ async fn a_late_reader_gets_a_gap_that_names_what_is_missing_and_every_byte_afte
     let execs = Execs::new(config());
     let total = 3 * MIB;
     let exec = execs.start(numbers(total)).await.unwrap();
-    over(&exec).await;
+    // Not by a reader, who could lag and get a gap too: gaps are counted here.
+    execs.drain().await;
     let status = exec.status();
     assert_eq!((status.state, status.cursor), (ExecState::Exited, total as u64));
     assert!(status.cursor_start > 0 && status.cursor - status.cursor_start <= limits::EXEC_REPLAY_BYTES as u64);

@@ -164,6 +164,67 @@ fn a_stream_that_cannot_be_taken_up_again_is_never_a_success() {
 }
 
 #[test]
+fn output_that_came_before_a_failure_is_written_to_a_reader_that_is_not_there_yet() {
+    // More than a pipe holds, so that guestctl still has some of it when it learns that there will be no more.
+    const CHUNKS: usize = 6;
+    const CHUNK: usize = 24 * 1024;
+    let (closed, was_closed) = channel();
+    let guest = FakeGuest::new(move |number, connection| {
+        connection.request();
+        if number > 0 {
+            connection.answer("404 Not Found", r#"{"error":"there is no exec e1","code":"not_found","success":false}"#);
+            connection.until_closed();
+            return closed.send(()).unwrap();
+        }
+        connection.stream_head();
+        for chunk in 1..=CHUNKS {
+            let data = "A".repeat(CHUNK / 3 * 4);
+            let cursor = chunk * CHUNK;
+            let line =
+                json!({"type": "chunk", "stream": "stdout", "data_b64": data, "cursor": cursor, "exec_id": "e1"});
+            connection.packet(format!("{line}\n").as_bytes());
+        }
+        connection.stream_end();
+    });
+    let mut command = guestctl(&["--vm", &guest.unix(), "exec", "--id", "e1", "true"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // The answer that it fails on has been read, and its connection closed: only now is there a reader.
+    was_closed.recv().unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(125), CHUNKS * CHUNK));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("there is no exec e1"));
+}
+
+#[test]
+fn a_signal_ends_it_although_nobody_reads_its_output() {
+    let (closed, was_closed) = channel();
+    let guest = FakeGuest::new(move |_, connection| {
+        connection.request();
+        connection.stream_head();
+        let data = "A".repeat(128 * 1024);
+        let line = json!({"type": "chunk", "stream": "stdout", "data_b64": data, "cursor": 98304, "exec_id": "e1"});
+        connection.packet(format!("{line}\n{EXIT_7}\n").as_bytes());
+        connection.stream_end();
+        connection.until_closed();
+        closed.send(()).unwrap();
+    });
+    let mut command = guestctl(&["--vm", &guest.unix(), "exec", "--id", "e1", "true"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It has the exit, and has closed the connection.
+    was_closed.recv().unwrap();
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    // Its output is not read before it has ended.
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    let mut words = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+    insta::assert_snapshot!(words, @r"
+    guestctl: ended by signal 15 before all output was written
+    advice: see that whatever standard output is connected to reads it
+    ");
+}
+
+#[test]
 fn a_stream_that_is_lost_is_taken_up_where_it_was() {
     let guest = FakeGuest::new(|number, connection| {
         connection.request();

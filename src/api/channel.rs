@@ -12,6 +12,9 @@ use super::StreamFrame;
 /// Name of the WebSocket subprotocol.
 pub const SUBPROTOCOL: &str = "v5.channel.k8s.io";
 
+/// What is added to the client's key before its SHA-1 becomes the server's answer (RFC 6455, section 1.3).
+pub const WEBSOCKET_KEY_SUFFIX: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
 /// What a payload is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]

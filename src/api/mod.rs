@@ -13,7 +13,7 @@ mod info;
 mod listeners;
 
 pub use bridge::{Bridge, BridgePort, BridgePortState, BridgeRule, BridgeUpdate};
-pub use channel::{Channel, ChannelStatus, SUBPROTOCOL};
+pub use channel::{Channel, ChannelStatus, SUBPROTOCOL, WEBSOCKET_KEY_SUFFIX};
 pub use error::{ErrorBody, ErrorCode};
 pub use exec::{
     AttachRequest, ExecExit, ExecLimits, ExecRequest, ExecResult, ExecState, ExecStatus, ExecUsage, LogEntry, Logs,

@@ -18,6 +18,7 @@ use tokio::time::sleep;
 
 use crate::api::{ExecExit, OutputStream, SignalRequest, SignalTarget, TtySize};
 use crate::client::{Client, ClientError, ExecEvent, ExecSession, ReadFrom, Retry, SessionReader, SessionWriter};
+use crate::limits;
 
 use super::escape::{Escapes, Wish};
 use super::failure::Failure;
@@ -93,10 +94,14 @@ impl Console<'_> {
             // Where it cannot be written, nobody sees it.
             let _ = sink.write(OutputStream::Stdout, local.screen.leave().into()).await;
         }
-        let finished = sink.finish().await;
+        let patience = matches!(end, Ok(End::Told(_))).then_some(limits::CLIENT_LEAVE_TIME);
+        let finished = sink.finish_unless(&mut local.signals, patience).await;
         drop(local);
         let end = end?;
-        finished?;
+        // Whoever asked it to go is told of that.
+        if !matches!(end, End::Told(_)) {
+            finished?;
+        }
         self.left(end).await
     }
 

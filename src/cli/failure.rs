@@ -48,6 +48,10 @@ pub(super) enum Failure {
         exec_id: String,
         signal: i32,
     },
+    /// guestctl was told by a signal to go before all output was written; the exec has ended.
+    Unwritten {
+        signal: i32,
+    },
     /// The exec's terminal was hung up.
     HungUp {
         exec_id: String,
@@ -99,7 +103,9 @@ impl Failure {
             Self::ExecTimedOut { .. } => exit::TIMED_OUT,
             Self::StdoutClosed => exit::BROKEN_PIPE,
             Self::HungUp { .. } => exit::HUNG_UP,
-            Self::Left { signal, .. } => u8::try_from(signal.saturating_add(128)).unwrap_or(exit::FAILURE),
+            Self::Left { signal, .. } | Self::Unwritten { signal } => {
+                u8::try_from(signal.saturating_add(128)).unwrap_or(exit::FAILURE)
+            }
             _ => exit::FAILURE,
         }
     }
@@ -122,6 +128,7 @@ impl Failure {
             Self::NoJson(command) => format!("{command} has no output in JSON"),
             Self::Stdin(error) => format!("cannot read standard input: {error}"),
             Self::Left { exec_id, signal } => format!("ended by signal {signal}; exec {exec_id} goes on in the VM"),
+            Self::Unwritten { signal } => format!("ended by signal {signal} before all output was written"),
             Self::HungUp { exec_id } => format!("exec {exec_id} was hung up"),
             Self::BadLog => "a log entry is no base64: what follows is not known".into(),
             Self::Terminal(error) => format!("the terminal cannot be set up: {error}"),
@@ -161,6 +168,7 @@ impl Failure {
             Self::Left { exec_id, .. } => {
                 format!("follow it: guestctl attach {exec_id}; end it: guestctl signal {exec_id} TERM --to tree")
             }
+            Self::Unwritten { .. } => "see that whatever standard output is connected to reads it".into(),
             Self::HungUp { exec_id } => {
                 format!("see whether it ended: guestctl ps; to end it: guestctl signal {exec_id} KILL --to tree")
             }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::api::{ExecExit, OutputStream, SignalRequest, SignalTarget};
 use crate::client::{Client, ExecEvent, ExecFollow};
+use crate::limits;
 
 use super::failure::Failure;
 use super::input;
@@ -36,7 +37,8 @@ pub(super) async fn run(
 ) -> Result<ExecExit, Failure> {
     let exec_id = follow.exec_id().to_owned();
     let mut signals = Signals::new()?;
-    let print = print(&mut follow, output);
+    let mut sink = Sink::default();
+    let print = print(&mut follow, &mut sink, output);
     let asked = async {
         let mut insistence = Insistence::default();
         loop {
@@ -54,11 +56,18 @@ pub(super) async fn run(
         }
         std::future::pending::<Result<(), Failure>>().await
     };
-    tokio::select! {
+    let end = tokio::select! {
         exit = print => exit,
         failed = feed => Err(failed.err().unwrap_or(Failure::StdoutClosed)),
         asked = asked => Err(Failure::Left { exec_id: exec_id.clone(), signal: asked.number() }),
-    }
+    };
+    // However it ended, what came before that is shown. That may take long, and needs no connection.
+    drop(follow);
+    let patience = matches!(end, Err(Failure::Left { .. })).then_some(limits::CLIENT_LEAVE_TIME);
+    let written = sink.finish_unless(&mut signals, patience).await;
+    let exit = end?;
+    written?;
+    Ok(exit)
 }
 
 /// As from a terminal, which signals the group in its foreground.
@@ -75,8 +84,7 @@ async fn feed(client: &Client, exec_id: &str) -> Result<(), Failure> {
     }
 }
 
-async fn print(follow: &mut ExecFollow, output: Output) -> Result<ExecExit, Failure> {
-    let mut sink = Sink::default();
+async fn print(follow: &mut ExecFollow, sink: &mut Sink, output: Output) -> Result<ExecExit, Failure> {
     while let Some(event) = follow.next().await? {
         if output.json {
             sink.write(OutputStream::Stdout, line(&event, follow.exec_id())?).await?;
@@ -87,14 +95,8 @@ async fn print(follow: &mut ExecFollow, output: Output) -> Result<ExecExit, Fail
                 sink.write(OutputStream::Stderr, missing(from, to)).await?;
             }
             ExecEvent::Chunk { .. } | ExecEvent::Gap { .. } => {}
-            ExecEvent::Exit { exit, .. } => {
-                sink.finish().await?;
-                return Ok(exit);
-            }
-            ExecEvent::Error { code, message } => {
-                sink.finish().await?;
-                return Err(Failure::Exec { code, message });
-            }
+            ExecEvent::Exit { exit, .. } => return Ok(exit),
+            ExecEvent::Error { code, message } => return Err(Failure::Exec { code, message }),
         }
     }
     // A follow gives its last event or an error.

@@ -149,8 +149,10 @@ pub(super) async fn stdio(client: &Client, port: u16) -> Result<u8, Failure> {
         sink.finish().await?;
         end_stdout().map_err(Failure::Stdout)
     };
-    let relay = async { tunnel.relay(&mut from, &mut to).await.map_err(Failure::Client) };
-    tokio::try_join!(relay, print)?;
+    // Its failure is told when what came before it is written, which ends when `to` is dropped.
+    let relay = async move { Ok(tunnel.relay(&mut from, &mut to).await) };
+    let (relayed, ()) = tokio::try_join!(relay, print)?;
+    relayed?;
     Ok(exit::OK)
 }
 

@@ -10,13 +10,14 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use hyper::StatusCode;
 use hyper::header::{
-    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio_websockets::{ClientBuilder, Limits, Message, WebSocketStream};
 
-use crate::api::{Channel, SUBPROTOCOL};
+use crate::api::{Channel, SUBPROTOCOL, WEBSOCKET_KEY_SUFFIX};
 use crate::limits;
 
 use super::connect::connect;
@@ -77,7 +78,9 @@ impl Client {
     pub(super) async fn websocket(&self, call: Call, target: String) -> Result<(Sender, Receiver), ClientError> {
         let mut key = [0; 16];
         getrandom::fill(&mut key).map_err(|error| ClientError::NoRandomness { why: error.to_string() })?;
-        let key = HeaderValue::try_from(STANDARD.encode(key)).map_err(|error| self.foreign(call, error.to_string()))?;
+        let key = STANDARD.encode(key);
+        let expected = answer(&key);
+        let key = HeaderValue::try_from(key).map_err(|error| self.foreign(call, error.to_string()))?;
         let question = Question::new(call)
             .to(target)
             .header(CONNECTION, HeaderValue::from_static("Upgrade"))
@@ -106,6 +109,11 @@ impl Client {
         if !speaks_ours(response.headers()) {
             return Err(self.foreign(call, format!("the WebSocket is not of the protocol {SUBPROTOCOL}")));
         }
+        if response.headers().get(SEC_WEBSOCKET_ACCEPT).is_none_or(|accept| accept != expected.as_str()) {
+            let why =
+                "its Sec-WebSocket-Accept is not the answer to our key: whatever answered did not read the request";
+            return Err(self.foreign(call, why.to_owned()));
+        }
         let upgraded = connection.drive(hyper::upgrade::on(&mut response));
         let upgraded = self.within(call, patience, upgraded).await?.map_err(|error| self.broken(call, error))?;
         let limit = Limits::default().max_payload_len(Some(limits::CLIENT_MESSAGE_BYTES));
@@ -114,7 +122,22 @@ impl Client {
     }
 }
 
-/// Did guestd take the subprotocol? That says more than Sec-WebSocket-Accept, which says that it knows WebSockets at all.
+/// The Sec-WebSocket-Accept that a key asks for (RFC 6455, section 4.2.2): a cache or a proxy between does not know it.
+fn answer(key: &str) -> String {
+    STANDARD.encode(sha1_smol::Sha1::from([key, WEBSOCKET_KEY_SUFFIX].concat()).digest().bytes())
+}
+
+/// Did guestd take the subprotocol?
 fn speaks_ours(headers: &HeaderMap) -> bool {
     headers.get(SEC_WEBSOCKET_PROTOCOL).is_some_and(|protocol| protocol == SUBPROTOCOL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_to_a_key_is_that_of_the_rfcs_example() {
+        assert_eq!(answer("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
 }

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! Taken is what every attached reader has been given, and nobody's being attached makes nothing taken that was not taken
-//! before. What was given to a reader can still be lost with its connection, so of a lossless exec only half of the ring is for what
-//! is not taken: the other half stays behind the readers, who can come back to it.
+//! before. What was given to a reader can still be lost with its connection, so nothing of a lossless exec leaves a ring of which more
+//! than half is not taken: at least half of it stays behind the readers, who can come back to it. Before the first of it has to leave,
+//! all of the ring may wait to be taken.
 //!
 //! The lock is held for a few instructions at a time and never across a wait.
 

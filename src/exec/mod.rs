@@ -55,4 +55,5 @@ pub use error::ExecError;
 pub use execs::{ExecGauges, Execs};
 pub use logs::LogQuery;
 pub use record::Exec;
+pub use start::CGROUP_PREFIX;
 pub use table::ExecCounters;

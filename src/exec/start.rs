@@ -27,6 +27,9 @@ use crate::sys::process::{Credentials, Inherited, Launch, LaunchError, Stage, c_
 const BUSY_TRIES: u32 = 5;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
+/// How the name of an exec's cgroup begins.
+pub const CGROUP_PREFIX: &str = "exec-";
+
 /// A command that runs.
 #[derive(Debug)]
 pub(super) struct Started {
@@ -287,11 +290,11 @@ fn check_directory(directory: &str) -> Result<(), ExecError> {
 /// can look like.
 fn make_cgroup(id: &str, create: impl Fn(&str) -> io::Result<Cgroup>) -> io::Result<Cgroup> {
     const SAME_ID: u32 = 100;
-    let mut made = create(&format!("exec-{id}"));
+    let mut made = create(&format!("{CGROUP_PREFIX}{id}"));
     for number in 2..=SAME_ID {
         match &made {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                made = create(&format!("exec-{id}~{number}"));
+                made = create(&format!("{CGROUP_PREFIX}{id}~{number}"));
             }
             _ => break,
         }

@@ -8,6 +8,8 @@ mod auth;
 mod body;
 mod error;
 mod listen;
+mod path;
+mod patience;
 mod query;
 mod report;
 mod routes;

@@ -37,12 +37,9 @@ use tokio_websockets::{CloseCode, Limits, Message, ServerBuilder, WebSocketStrea
 
 use super::error::ApiError;
 use crate::{
-    api::{Channel, ChannelStatus, ErrorCode, SUBPROTOCOL, StreamFrame},
+    api::{Channel, ChannelStatus, ErrorCode, SUBPROTOCOL, StreamFrame, WEBSOCKET_KEY_SUFFIX},
     limits,
 };
-
-/// What RFC 6455, section 1.3, adds to the client's key.
-const KEY_SUFFIX: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// Sockets that are open, and how they learn that the agent ends.
 #[derive(Debug)]
@@ -149,7 +146,7 @@ fn handshake(headers: &HeaderMap) -> Result<HeaderValue, String> {
     if STANDARD.decode(key).map(|key| key.len()) != Ok(16) {
         return Err("`Sec-WebSocket-Key` must be 16 bytes in base64".to_owned());
     }
-    let digest = sha1_smol::Sha1::from([key, KEY_SUFFIX].concat()).digest().bytes();
+    let digest = sha1_smol::Sha1::from([key, WEBSOCKET_KEY_SUFFIX].concat()).digest().bytes();
     HeaderValue::try_from(STANDARD.encode(digest)).map_err(|error| error.to_string())
 }
 

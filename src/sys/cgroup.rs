@@ -10,17 +10,24 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
 mod controllers;
+mod leftover;
 mod usage;
+
+use leftover::Lock;
 
 pub use controllers::{Controller, Controllers, NoControllers};
 pub use usage::{Bound, Usage};
 
+/// How the name of a cgroup begins that is made to see whether that can be done.
+const PROBE: &str = "guestd-probe-";
+
 /// The cgroup that this process was in at its start, found to take children.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct CgroupParent {
     path: PathBuf,
     /// Those that the children have.
     controllers: Controllers,
+    lock: Lock,
 }
 
 /// Why there is no cgroup for execs. Commands run nevertheless; what escapes their process group is then followed by
@@ -66,12 +73,20 @@ impl CgroupParent {
     pub fn detect() -> Result<Self, CgroupUnavailable> {
         let read = |path| fs::read_to_string(path).map_err(|source| CgroupUnavailable::Unreadable { path, source });
         let path = locate(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)?;
-        let parent = Self { path, controllers: Controllers::default() };
-        let probe = format!("guestd-probe-{}", std::process::id());
-        match parent.create(&probe).and_then(|cgroup| cgroup.remove()) {
+        let parent = Self::of(path);
+        // Of several threads, agents and pid namespaces each has its own.
+        let mut unique = [0; 8];
+        let filled = getrandom::fill(&mut unique).map_err(io::Error::other);
+        let probe = format!("{PROBE}{:016x}", u64::from_ne_bytes(unique));
+        match filled.and_then(|()| parent.create(&probe)).and_then(|cgroup| cgroup.remove()) {
             Ok(()) => Ok(parent),
             Err(source) => Err(CgroupUnavailable::CannotCreate { path: parent.path, source }),
         }
+    }
+
+    /// This one, untried.
+    fn of(path: PathBuf) -> Self {
+        Self { lock: Lock::shared(&path), path, controllers: Controllers::default() }
     }
 
     /// Its directory.

@@ -10,6 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Pid, Uid, fchown, getsid};
@@ -39,7 +40,12 @@ pub struct Slave(OwnedFd);
 
 /// The master end, non-blocking, watched by the runtime. The terminal is hung up when it is dropped.
 #[derive(Debug)]
-pub struct Master(AsyncFd<File>);
+pub struct Master {
+    fd: AsyncFd<File>,
+    /// Once there was nobody who had the terminal open. tokio takes that for final and says at once, for ever, that the master is
+    /// ready; "there is nothing now" would then be asked again without end.
+    hung_up: AtomicBool,
+}
 
 /// Makes a terminal of this size. Needs to be called within a runtime.
 ///
@@ -59,7 +65,8 @@ pub fn open(size: Size) -> io::Result<(Master, Slave)> {
     let slave = unsafe { OwnedFd::from_raw_fd(slave) };
     // SAFETY: a File owns its descriptor and never exchanges it; AsyncFd owns the File, and only shared references to it are
     // given out.
-    let master = Master(unsafe { AsyncFd::register(master) }?);
+    let fd = unsafe { AsyncFd::register(master) }?;
+    let master = Master { fd, hung_up: AtomicBool::new(false) };
     master.resize(size)?;
     Ok((master, Slave(slave)))
 }
@@ -92,7 +99,10 @@ impl Master {
     /// Where the runtime shuts down.
     pub async fn readable(&self) -> io::Result<()> {
         // The readiness is kept: try_read clears it where the kernel says that there is nothing.
-        self.0.readable().await.map(|mut ready| ready.retain_ready())
+        let mut ready = self.fd.readable().await?;
+        self.hung_up.fetch_or(ready.ready().is_read_closed(), Ordering::Relaxed);
+        ready.retain_ready();
+        Ok(())
     }
 
     /// Takes what is there; 0 is the end: nobody has the terminal open any more.
@@ -100,9 +110,9 @@ impl Master {
     /// # Errors
     /// `WouldBlock` where there is nothing yet.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.0.try_io(tokio::io::Interest::READABLE, |mut master| master.read(buffer)) {
+        match self.fd.try_io(tokio::io::Interest::READABLE, |mut master| master.read(buffer)) {
             // How a master says that the last slave was closed.
-            Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(0),
+            Err(error) if error.raw_os_error() == Some(libc::EIO) || self.is_over(&error) => Ok(0),
             other => other,
         }
     }
@@ -112,7 +122,10 @@ impl Master {
     /// # Errors
     /// Where the runtime shuts down.
     pub async fn writable(&self) -> io::Result<()> {
-        self.0.writable().await.map(|mut ready| ready.retain_ready())
+        let mut ready = self.fd.writable().await?;
+        self.hung_up.fetch_or(ready.ready().is_write_closed(), Ordering::Relaxed);
+        ready.retain_ready();
+        Ok(())
     }
 
     /// Types as much of this as there is room for.
@@ -120,10 +133,18 @@ impl Master {
     /// # Errors
     /// `WouldBlock` where there is no room, `BrokenPipe` where nobody has the terminal open any more.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self.0.try_io(tokio::io::Interest::WRITABLE, |mut master| master.write(bytes)) {
-            Err(error) if error.raw_os_error() == Some(libc::EIO) => Err(io::ErrorKind::BrokenPipe.into()),
+        match self.fd.try_io(tokio::io::Interest::WRITABLE, |mut master| master.write(bytes)) {
+            // A full buffer that nobody empties any more is none that gets room.
+            Err(error) if error.raw_os_error() == Some(libc::EIO) || self.is_over(&error) => {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
             other => other,
         }
+    }
+
+    /// Is this "nothing now" of a terminal that was hung up?
+    fn is_over(&self, error: &io::Error) -> bool {
+        error.kind() == io::ErrorKind::WouldBlock && self.hung_up.load(Ordering::Relaxed)
     }
 
     /// Sets the size; where it is another one, the foreground process group gets SIGWINCH from the kernel.
@@ -133,7 +154,7 @@ impl Master {
     pub fn resize(&self, size: Size) -> io::Result<()> {
         let size = libc::winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: TIOCSWINSZ reads one winsize.
-        check(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }).map(drop)
+        check(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }).map(drop)
     }
 
     /// How input ends at present.
@@ -144,7 +165,7 @@ impl Master {
         // SAFETY: termios is plain data, for which zeroes are a value.
         let mut termios: libc::termios = unsafe { std::mem::zeroed() };
         // SAFETY: termios is ours, and written by the call only. On a master it is that of its slave.
-        check(unsafe { libc::tcgetattr(self.0.as_raw_fd(), &raw mut termios) })?;
+        check(unsafe { libc::tcgetattr(self.fd.as_raw_fd(), &raw mut termios) })?;
         // 0 is _POSIX_VDISABLE.
         let end = Some(termios.c_cc[libc::VEOF]).filter(|character| *character != 0);
         Ok(InputMode { lines: termios.c_lflag & libc::ICANON != 0, end })
@@ -158,7 +179,7 @@ impl Master {
     pub fn foreground_group(&self, session: i32) -> io::Result<Option<i32>> {
         let mut group: libc::pid_t = 0;
         // SAFETY: TIOCGPGRP writes one pid_t; on a master it is about its slave.
-        check(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCGPGRP, &raw mut group) })?;
+        check(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCGPGRP, &raw mut group) })?;
         let belongs = |group: &i32| match getsid(Some(Pid::from_raw(*group))) {
             Ok(found) => found.as_raw() == session,
             // Its leader has ended. The number is not given to another process while the group has members.
@@ -170,7 +191,7 @@ impl Master {
 
 impl AsFd for Master {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.get_ref().as_fd()
+        self.fd.get_ref().as_fd()
     }
 }
 
@@ -218,6 +239,28 @@ mod tests {
         File::from(slave.0).write_all(b"last\n").unwrap();
         assert_eq!(read(&master).await, b"last\r\n");
         assert_eq!(read(&master).await, b"");
+    }
+
+    #[tokio::test]
+    async fn input_that_nobody_read_and_nobody_can_read_any_more_is_no_reason_to_wait() {
+        let (master, slave) = open(SIZE).unwrap();
+        let mut termios = tcgetattr(&slave.0).unwrap();
+        nix::sys::termios::cfmakeraw(&mut termios);
+        tcsetattr(&slave.0, SetArg::TCSANOW, &termios).unwrap();
+        let type_more = async |full: io::ErrorKind| {
+            // Far more than the kernel keeps, and far more tries than it takes to find that out.
+            for _ in 0..10_000 {
+                master.writable().await.unwrap();
+                match master.try_write(&[b'x'; 4096]) {
+                    Err(error) if error.kind() == full => return,
+                    other => drop(other),
+                }
+            }
+            panic!("it is never {full:?}");
+        };
+        type_more(io::ErrorKind::WouldBlock).await;
+        drop(slave);
+        type_more(io::ErrorKind::BrokenPipe).await;
     }
 
     #[tokio::test]

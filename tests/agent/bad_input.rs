@@ -45,6 +45,26 @@ fn exec_that_cannot_start_is_answered_with_the_reason() {
 }
 
 #[test]
+fn path_whose_parts_cannot_be_read_is_answered_like_any_error() {
+    let agent = TestAgent::start();
+    for (method, path) in [
+        ("GET", "/v1/exec/%FF"),
+        ("DELETE", "/v1/exec/a%C3"),
+        ("POST", "/v1/exec/%FF/signal"),
+        ("POST", "/v1/exec/%FF/stdin"),
+        ("POST", "/v1/exec/%FF/resize"),
+        ("GET", "/v1/exec/%FF/ws"),
+        ("GET", "/v1/tunnel/%FF"),
+        ("GET", "/v1/tunnel/http"),
+        ("GET", "/v1/tunnel/65536"),
+    ] {
+        expect(agent.call(method, path, ""), 400, "bad_request", path);
+    }
+    // What decodes to text is an id that there is not.
+    expect(agent.call("GET", "/v1/exec/%E2%82%AC", ""), 404, "not_found", "€");
+}
+
+#[test]
 fn body_that_is_not_json_or_has_the_wrong_shape_names_what_is_wrong() {
     let agent = TestAgent::start();
     let exec = |body: &str| agent.call("POST", "/v1/exec", body);

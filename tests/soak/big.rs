@@ -20,6 +20,9 @@ const PIECES: u64 = 3;
 /// Seed of the bytes.
 const SEED: u64 = 77;
 
+/// Sends or receives them all, and gives the digest of what came.
+type Way = fn(&Agent) -> Result<String>;
+
 /// One way of many bytes.
 #[derive(Debug, Serialize)]
 pub(crate) struct Big {
@@ -34,13 +37,13 @@ pub(crate) struct Big {
 /// All ways.
 pub(crate) fn all(agent: &Agent) -> Result<Vec<Big>> {
     let expected = Source::new(SEED, BYTES).digest()?;
-    let ways: [(&str, fn(&Agent) -> Result<String>); 4] = [
+    let ways: [(&str, Way); 4] = [
         ("1 GiB of stdout, binary frames", |agent| stdout(agent, OCTETS)),
         ("1 GiB of stdout, lines", |agent| stdout(agent, NDJSON)),
         ("1 GiB of stdin", stdin),
         ("1 GiB by attach, in three pieces", attach),
     ];
-    let measure = |(what, way): (&'static str, fn(&Agent) -> Result<String>)| {
+    let measure = |(what, way): (&'static str, Way)| {
         let began = Instant::now();
         let same = way(agent).and_then(|digest| {
             ensure!(digest == expected, "SHA-256 is {digest}, and not {expected}");

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    extract::{Path, Request, State},
+    extract::{Request, State},
     http::{StatusCode, Uri},
     response::{IntoResponse, Response},
 };
@@ -14,7 +14,7 @@ use crate::{
     api::{ErrorCode, ExecRequest, ExecState, ExecStatus},
     exec::ExecError,
     limits,
-    server::{Agent, body, error::ApiError, query},
+    server::{Agent, body, error::ApiError, path::Path, query},
 };
 
 /// `POST /v1/exec`: answers when the command has ended; with `detach`, when it has started.

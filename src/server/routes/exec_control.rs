@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, Request, State},
+    extract::{Request, State},
     http::StatusCode,
 };
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::{
     api::{ErrorCode, SignalRequest, StdinAccepted, TtySize},
     exec::Exec,
-    server::{Agent, body, error::ApiError, query},
+    server::{Agent, body, error::ApiError, path::Path, query},
 };
 
 #[derive(Debug, Default, Deserialize)]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use axum::{
-    extract::{Path, Query, Request, State, rejection::PathRejection, rejection::QueryRejection},
+    extract::{Query, Request, State, rejection::QueryRejection},
     response::Response,
 };
 use serde::Deserialize;
@@ -32,6 +32,7 @@ use crate::{
     server::{
         Agent,
         error::ApiError,
+        path::Path,
         websocket::{Gone, Incoming, Left, Outgoing, Upgrade, Use, message_of},
     },
     sys::tcp,
@@ -48,12 +49,11 @@ pub(super) struct Destination {
 /// `GET /v1/tunnel/{port}?host=`.
 pub(super) async fn open(
     State(agent): State<Arc<Agent>>,
-    port: Result<Path<u16>, PathRejection>,
+    Path(port): Path<u16>,
     query: Result<Query<Destination>, QueryRejection>,
     mut request: Request,
 ) -> Result<Response, ApiError> {
     let bad = |why: String| ApiError::new(ErrorCode::BadRequest, why);
-    let Path(port) = port.map_err(|error| bad(format!("the tunnel's port is wrong: {error}")))?;
     let Query(Destination { host }) = query.map_err(|error| bad(error.body_text()))?;
     let upgrade = Upgrade::of(&mut request)?;
     let addresses = addresses(port, host.as_deref())?;

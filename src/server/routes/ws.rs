@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Path, Request, State},
+    extract::{Request, State},
     response::Response,
 };
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use crate::{
     server::{
         Agent,
         error::ApiError,
+        path::Path,
         query,
         websocket::{Gone, Incoming, Left, Outgoing, Upgrade, Use},
     },

@@ -286,7 +286,7 @@ mod tests {
         {
             fs::write(directory.path().join(file), text).unwrap();
         }
-        let parent = CgroupParent { path: directory.path().to_owned(), controllers: Controllers::default() };
+        let parent = CgroupParent::of(directory.path().to_owned());
         (directory, parent)
     }
 
