@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use bytes::BytesMut;
+use nix::fcntl::{FcntlArg, OFlag};
 use tokio::net::unix::pipe::{Receiver, Sender};
 
 use super::output::Output;
@@ -54,8 +55,8 @@ impl Io {
     /// Where they are no pipes, or epoll has no room.
     pub(super) fn pipes(stdout: OwnedFd, stderr: OwnedFd, stdin: Option<OwnedFd>) -> io::Result<Self> {
         Ok(Self::Pipes {
-            stdout: Receiver::from_owned_fd(stdout)?,
-            stderr: Receiver::from_owned_fd(stderr)?,
+            stdout: receiver(stdout)?,
+            stderr: receiver(stderr)?,
             stdin: stdin.map(Sender::from_owned_fd).transpose()?,
         })
     }
@@ -80,6 +81,12 @@ impl Io {
             Self::Terminal(terminal) => Some(terminal.clone()),
         }
     }
+}
+
+/// A pipe of our own making, whose kind needs no asking for.
+fn receiver(end: OwnedFd) -> io::Result<Receiver> {
+    nix::fcntl::fcntl(&end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Receiver::from_owned_fd_unchecked(end)
 }
 
 impl Source {

@@ -85,8 +85,8 @@ pub(super) async fn session(
         never = feed(input, stdin, queue) => match never {},
     };
     exec.set_over();
-    // Whoever waits for the answer comes first.
-    tokio::task::yield_now().await;
+    // Whoever waits for the answer comes first, and what he asks for next.
+    tokio::time::sleep(limits::EXEC_BURIAL_DELAY).await;
     if let Some(tree) = tree {
         shared.launcher.lingering.bury(tree).await;
     }
