@@ -61,28 +61,46 @@ pub(super) fn find(user: &str, files: &AccountFiles) -> Result<Account, ExecErro
 }
 
 fn find_in(passwd: &[u8], user: &str) -> Option<Account> {
-    let accounts = || lines(passwd).filter_map(parse);
     let number = id(user.as_bytes());
-    accounts().find(|account| account.name == user).or_else(|| accounts().find(|account| Some(account.uid) == number))
+    let entries = || lines(passwd).filter_map(Entry::parse);
+    let found = entries().find(|entry| entry.name == user).or_else(|| entries().find(|entry| Some(entry.uid) == number));
+    found.map(Account::from)
 }
 
-/// `name:password:uid:gid:comment:home:shell`. Anything else, such as NIS's `+` lines, is no user.
-fn parse(line: &[u8]) -> Option<Account> {
-    let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
-    let [name, _, uid, gid, _, home, shell] = fields[..] else {
-        return None;
-    };
-    let or = |field: &[u8], default: &str| {
-        if field.is_empty() { default.into() } else { field.to_vec() }
-    };
-    Some(Account {
-        name: text(name).filter(|name| !name.is_empty())?.to_owned(),
-        uid: id(uid)?,
-        gid: id(gid)?,
-        home: or(home, "/"),
-        shell: or(shell, "/bin/sh"),
-        groups: Vec::new(),
-    })
+/// A line of passwd(5).
+struct Entry<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+    home: &'a [u8],
+    shell: &'a [u8],
+}
+
+impl<'a> Entry<'a> {
+    /// `name:password:uid:gid:comment:home:shell`. Anything else, such as NIS's `+` lines, is no user.
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b':');
+        let mut next = || fields.next();
+        let (name, _, uid, gid, _, home, shell) = (next()?, next()?, next()?, next()?, next()?, next()?, next()?);
+        let name = text(name).filter(|name| !name.is_empty() && next().is_none())?;
+        Some(Self { name, uid: id(uid)?, gid: id(gid)?, home, shell })
+    }
+}
+
+impl From<Entry<'_>> for Account {
+    fn from(entry: Entry<'_>) -> Self {
+        let or = |field: &[u8], default: &str| {
+            if field.is_empty() { default.into() } else { field.to_vec() }
+        };
+        Self {
+            name: entry.name.to_owned(),
+            uid: entry.uid,
+            gid: entry.gid,
+            home: or(entry.home, "/"),
+            shell: or(entry.shell, "/bin/sh"),
+            groups: Vec::new(),
+        }
+    }
 }
 
 fn known_root(user: &str) -> Option<Account> {
