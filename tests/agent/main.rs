@@ -14,4 +14,5 @@ mod socket;
 mod support;
 mod terminal;
 mod tunnel;
+mod wire_errors;
 mod ws;

@@ -9,6 +9,8 @@ use super::net::Link;
 pub(crate) struct VmSpec {
     /// Has a vsock device.
     pub(crate) vsock: bool,
+    /// Has a network device.
+    pub(crate) network: bool,
     /// Memory in MiB.
     pub(crate) memory_mib: u32,
     /// Further words for the kernel command line.
@@ -17,7 +19,7 @@ pub(crate) struct VmSpec {
 
 impl Default for VmSpec {
     fn default() -> Self {
-        Self { vsock: true, memory_mib: 512, kernel_args: Vec::new() }
+        Self { vsock: true, network: true, memory_mib: 512, kernel_args: Vec::new() }
     }
 }
 
@@ -25,6 +27,11 @@ impl VmSpec {
     /// A VM whose host gave it no vsock device.
     pub(crate) fn without_vsock() -> Self {
         Self { vsock: false, ..Self::default() }
+    }
+
+    /// A VM that has a vsock device and no network device.
+    pub(crate) fn without_network() -> Self {
+        Self { network: false, ..Self::default() }
     }
 
     /// A VM whose kernel has IPv6 switched off.
@@ -83,8 +90,10 @@ impl Machine<'_> {
         // The image is opened read-only; what the guest writes goes to an unlinked file in $TMPDIR.
         option("drive", format!("if=none,id=root,format=raw,snapshot=on,file={}", self.disk.display()));
         option("device", "virtio-blk-device,drive=root".into());
-        option("netdev", format!("tap,id=net0,ifname={},script=no,downscript=no", self.link.tap));
-        option("device", format!("virtio-net-device,netdev=net0,mac=52:54:00:00:00:{:02x}", self.link.number));
+        if self.spec.network {
+            option("netdev", format!("tap,id=net0,ifname={},script=no,downscript=no", self.link.tap));
+            option("device", format!("virtio-net-device,netdev=net0,mac=52:54:00:00:00:{:02x}", self.link.number));
+        }
         option("device", "virtio-rng-device".into());
         if let Some(vhost) = &self.vhost {
             option("chardev", format!("socket,id=vsock0,path={}", vhost.display()));
@@ -104,7 +113,9 @@ impl Machine<'_> {
             words.push("tsc_early_khz=2600000".into());
         }
         words.push(format!("guestd.vm_id={}", self.id));
-        words.push(format!("guestd.ip6={guest}/64,{gateway}"));
+        if self.spec.network {
+            words.push(format!("guestd.ip6={guest}/64,{gateway}"));
+        }
         words.extend(self.spec.kernel_args.iter().cloned());
         words.join(" ")
     }
@@ -156,6 +167,13 @@ mod tests {
     fn a_vm_without_vsock_has_no_such_device() {
         assert!(argv(&VmSpec::default(), true).contains("vhost-user-vsock-device"));
         assert!(!argv(&VmSpec::without_vsock(), true).contains("vsock"));
+    }
+
+    #[test]
+    fn a_vm_without_network_has_no_such_device_and_is_told_no_address() {
+        assert!(argv(&VmSpec::default(), true).contains("virtio-net-device"));
+        let argv = argv(&VmSpec::without_network(), true);
+        assert!(!argv.contains("net") && !argv.contains("ip6"), "{argv}");
     }
 
     #[test]
