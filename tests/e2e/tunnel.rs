@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::harness::{Net, Vm, VmSpec, on_this_machine};
+use crate::harness::{Net, Vm, VmSpec};
 
 /// For some MiB through SSH in a guest that is emulated on a busy machine.
 const COPY_DEADLINE: Duration = Duration::from_secs(120);
@@ -35,7 +35,7 @@ fn ssh_and_rsync_work_through_the_tunnel_of_a_vm_without_any_network() -> Result
 
     let (sent, back) = (net.dir().join("sent"), net.dir().join("back"));
     make_tree(&sent).context("making a tree")?;
-    let expected = manifest_here(&sent)?;
+    let expected = manifest_here(&net, &sent)?;
     ssh.rsync(&format!("{}/", sent.display()), "vm:/srv/tree/", COPY_DEADLINE)?.ok()?;
     let there = vm.exec(["sh", "-euc", MANIFEST, "/srv/tree"])?.out();
     ensure!(there == expected, "the tree in the VM is another one:\n{there}\n--- and not\n{expected}");
@@ -44,16 +44,16 @@ fn ssh_and_rsync_work_through_the_tunnel_of_a_vm_without_any_network() -> Result
     vm.sh("cd /srv/tree && seq 300000 >more && ln more linked")?;
     let expected = vm.exec(["sh", "-euc", MANIFEST, "/srv/tree"])?.out();
     ssh.rsync("vm:/srv/tree/", &format!("{}/", back.display()), COPY_DEADLINE)?.ok()?;
-    let came = manifest_here(&back)?;
+    let came = manifest_here(&net, &back)?;
     ensure!(came == expected, "the tree that came back is another one:\n{came}\n--- and not\n{expected}");
-    let same = on_this_machine(["diff", "-r", "-q", &sent.display().to_string(), &back.display().to_string()])?;
+    let same = net.run(["diff", "-r", "-q", &sent.display().to_string(), &back.display().to_string()])?;
     let only: Vec<String> = same.out().lines().map(|line| line.replace(&back.display().to_string(), "back")).collect();
     ensure!(only == ["Only in back: linked", "Only in back: more"], "byte by byte they differ:\n{same}");
     vm.passed()
 }
 
-fn manifest_here(dir: &Path) -> Result<String> {
-    Ok(on_this_machine(["sh", "-euc", MANIFEST, &dir.display().to_string()])?.ok()?.out())
+fn manifest_here(net: &Net, dir: &Path) -> Result<String> {
+    Ok(net.run(["sh", "-euc", MANIFEST, &dir.display().to_string()])?.ok()?.out())
 }
 
 /// Names, sizes and kinds that a copy may stumble over.

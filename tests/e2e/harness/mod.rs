@@ -27,7 +27,7 @@ mod vm;
 mod vsock;
 mod wait;
 
-pub(crate) use command::{Ran, on_this_machine};
+pub(crate) use command::Ran;
 pub(crate) use edge::{Edge, Route};
 pub(crate) use net::{CLIENTS, Net};
 pub(crate) use qemu::VmSpec;
