@@ -63,7 +63,8 @@ pub(super) fn find(user: &str, files: &AccountFiles) -> Result<Account, ExecErro
 fn find_in(passwd: &[u8], user: &str) -> Option<Account> {
     let number = id(user.as_bytes());
     let entries = || lines(passwd).filter_map(Entry::parse);
-    let found = entries().find(|entry| entry.name == user).or_else(|| entries().find(|entry| Some(entry.uid) == number));
+    let found =
+        entries().find(|entry| entry.name == user).or_else(|| entries().find(|entry| Some(entry.uid) == number));
     found.map(Account::from)
 }
 

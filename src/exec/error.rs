@@ -333,6 +333,9 @@ impl ExecError {
             Self::TooManyRunning { .. } | Self::TooManyReaders { .. } => ErrorCode::LimitReached,
             Self::Shared(error) => error.code(),
             Self::NoRoom { .. } => ErrorCode::Unavailable,
+            Self::AccountsUnreadable { source, .. } | Self::Start { source, .. } if is_want_of_room(source) => {
+                ErrorCode::Unavailable
+            }
             Self::AccountsUnreadable { .. }
             | Self::Start { .. }
             | Self::ExitLost { .. }
@@ -352,11 +355,16 @@ impl ExecError {
     /// A failed launch that tells nothing about the program or its directory.
     pub(super) fn of_launch(error: LaunchError) -> Self {
         match error.source.raw_os_error() {
-            Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => Self::NoRoom { source: error },
+            _ if is_want_of_room(&error.source) => Self::NoRoom { source: error },
             Some(libc::E2BIG) if error.stage == Stage::Execute => Self::TooLongForKernel,
             _ => Self::Start { what: error.stage.call(), source: error.source },
         }
     }
+}
+
+/// Whether something failed for want of processes, memory or descriptors, of which there may be some again soon.
+fn is_want_of_room(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE))
 }
 
 /// What a request said, quoted for an error text and cut: the text must not be as long as what it complains of.

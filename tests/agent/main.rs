@@ -13,5 +13,7 @@ mod socket;
 #[path = "../support/mod.rs"]
 mod support;
 mod terminal;
+mod traps;
 mod tunnel;
+mod wire_errors;
 mod ws;

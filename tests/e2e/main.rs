@@ -12,6 +12,7 @@ mod nothing_left;
 mod peers;
 mod resources;
 mod services;
+mod tunnel;
 
 use anyhow::{Context, Result, ensure};
 use golden_path::{CLAIMS, Stage};

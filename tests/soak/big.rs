@@ -1,6 +1,10 @@
 //! A GiB each way, by SHA-256.
 
+use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -8,8 +12,8 @@ use guestd::api::{AttachRequest, ExecRequest, ExecStatus, OutputStream};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::bytes::{Source, hex};
-use crate::kit::agent::Agent;
+use crate::bytes::{Source, digest, hex};
+use crate::kit::agent::{Agent, Home};
 use crate::kit::http::{Http, NDJSON, OCTETS};
 use crate::wire::follow;
 
@@ -21,7 +25,7 @@ const PIECES: u64 = 3;
 const SEED: u64 = 77;
 
 /// Sends or receives them all, and gives the digest of what came.
-type Way = fn(&Agent) -> Result<String>;
+type Way<'a> = &'a dyn Fn() -> Result<String>;
 
 /// One way of many bytes.
 #[derive(Debug, Serialize)]
@@ -34,18 +38,21 @@ pub(crate) struct Big {
     pub(crate) error: Option<String>,
 }
 
-/// All ways.
-pub(crate) fn all(agent: &Agent) -> Result<Vec<Big>> {
+/// All ways; `guestd` is the client too, by another name.
+pub(crate) fn all(agent: &Agent, home: &Home, guestd: &Path) -> Result<Vec<Big>> {
+    symlink(guestd, home.path("guestctl")).context("giving guestd its other name")?;
     let expected = Source::new(SEED, BYTES).digest()?;
-    let ways: [(&str, Way); 4] = [
-        ("1 GiB of stdout, binary frames", |agent| stdout(agent, OCTETS)),
-        ("1 GiB of stdout, lines", |agent| stdout(agent, NDJSON)),
-        ("1 GiB of stdin", stdin),
-        ("1 GiB by attach, in three pieces", attach),
+    let ways: [(&str, Way<'_>); 6] = [
+        ("1 GiB of stdout, binary frames", &|| stdout(agent, OCTETS)),
+        ("1 GiB of stdout, lines", &|| stdout(agent, NDJSON)),
+        ("1 GiB of stdin", &|| stdin(agent)),
+        ("1 GiB by attach, in three pieces", &|| attach(agent)),
+        ("1 GiB by guestctl cp, in", &|| cp(agent, home, Target::Vm)),
+        ("1 GiB by guestctl cp, out", &|| cp(agent, home, Target::Host)),
     ];
-    let measure = |(what, way): (&'static str, Way)| {
+    let measure = |(what, way): (&'static str, Way<'_>)| {
         let began = Instant::now();
-        let same = way(agent).and_then(|digest| {
+        let same = way().and_then(|digest| {
             ensure!(digest == expected, "SHA-256 is {digest}, and not {expected}");
             Ok(())
         });
@@ -129,6 +136,31 @@ fn attach(agent: &Agent) -> Result<String> {
         }
     }
     Ok(hex(hash))
+}
+
+/// Where a copy goes.
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    Vm,
+    Host,
+}
+
+/// A file, by the client. Agent and client see the same disk here, so the copy is read where it was made.
+fn cp(agent: &Agent, home: &Home, target: Target) -> Result<String> {
+    let (source, copy) = (home.path("source"), home.path("copy"));
+    std::io::copy(&mut Source::new(SEED, BYTES), &mut File::create(&source)?).context("making a file")?;
+    let there = |path: &Path| format!("vm:{}", path.display());
+    let (from, to) = match target {
+        Target::Vm => (source.display().to_string(), there(&copy)),
+        Target::Host => (there(&source), copy.display().to_string()),
+    };
+    let endpoint = format!("unix:{}", agent.socket().display());
+    let ran = Command::new(home.path("guestctl")).args(["--vm", &endpoint, "cp", &from, &to]).output()?;
+    ensure!(ran.status.success(), "guestctl cp: {}: {}", ran.status, String::from_utf8_lossy(&ran.stderr));
+    fs::remove_file(source)?;
+    let digest = digest(File::open(&copy)?)?;
+    fs::remove_file(copy)?;
+    Ok(digest)
 }
 
 /// A reader that has what it wanted.

@@ -94,7 +94,7 @@ fn soak() -> Result<bool> {
     report.secs = soaked.elapsed().as_secs_f64();
 
     eprintln!("a GiB each way");
-    report.big = big::all(&agent)?;
+    report.big = big::all(&agent, &home, &guestd)?;
 
     same_records(&agent)?;
     let same = eventually("the agent holds what it held", SETTLE, || Holdings::of_idle(&home, &agent)?.same_as(&fresh));
