@@ -20,6 +20,8 @@ use crate::limits;
 pub(super) struct Output {
     stdout: Option<Source>,
     stderr: Option<Source>,
+    /// Those that have ended; closing them can wait until nobody else does.
+    ended: Vec<Source>,
     buffer: BytesMut,
 }
 
@@ -35,7 +37,7 @@ pub(super) struct Patience {
 impl Output {
     /// Reads these; a terminal has one stream only.
     pub(super) fn new(stdout: Source, stderr: Option<Source>) -> Self {
-        Self { stdout: Some(stdout), stderr, buffer: BytesMut::new() }
+        Self { stdout: Some(stdout), stderr, ended: Vec::new(), buffer: BytesMut::new() }
     }
 
     /// Hands all output to the journal. Returns when both streams have ended, or the command has exited and its output is drained.
@@ -90,7 +92,7 @@ impl Output {
         }
     }
 
-    /// What a stream has: nothing yet (`None`), bytes, or no bytes at its end, after which it is closed.
+    /// What a stream has: nothing yet (`None`), bytes, or no bytes at its end, after which it is read no more.
     ///
     /// Much is given away with the buffer that it was read into, little is copied, so that what is kept of it takes little.
     fn read(&mut self, stream: OutputStream) -> Option<Bytes> {
@@ -106,7 +108,7 @@ impl Output {
         self.buffer.clear();
         let count = source.as_ref().map_or(Some(0), |source| source.read(&mut self.buffer))?;
         if count == 0 {
-            *source = None;
+            self.ended.extend(source.take());
             Some(Bytes::new())
         } else if count >= MUCH {
             Some(std::mem::take(&mut self.buffer).freeze())

@@ -25,7 +25,6 @@ use super::record::{Exec, Live};
 use super::spill::SpillStore;
 use super::start::{Launcher, Started};
 use super::table::{Open, Slot, Table};
-use super::tree::Tree;
 use crate::limits;
 use crate::sys::pidfd::Exit;
 
@@ -73,22 +72,22 @@ pub(super) async fn session(
     let (over, exited) = oneshot::channel();
     let life = Life { shared: Arc::clone(&shared), exec: Arc::clone(&exec), slot, live, at };
     let end = async {
-        let tree = life.follow(timeout).await;
+        let live = life.follow(timeout).await;
         // The reading side may have come to its end already.
         let _ = over.send(());
-        tree
+        live
     };
     let (mut output, input) = io.split();
     let reading = output.forward(&exec.journal, exited, shared.launcher.config.patience());
-    let tree = tokio::select! {
-        (tree, ()) = async { tokio::join!(end, reading) } => tree,
+    let live = tokio::select! {
+        (live, ()) = async { tokio::join!(end, reading) } => live,
         never = feed(input, stdin, queue) => match never {},
     };
     exec.set_over();
     // Whoever waits for the answer comes first, and what he asks for next.
     tokio::time::sleep(limits::EXEC_BURIAL_DELAY).await;
-    if let Some(tree) = tree {
-        shared.launcher.lingering.bury(tree).await;
+    if let Some(live) = live {
+        shared.launcher.lingering.bury(live.tree).await;
     }
     drop((exec, open));
     throw_away(&shared, output).await;
@@ -115,7 +114,7 @@ struct Life {
 impl Life {
     /// Waits for the end of the command, and brings it about at the time-out or when told to stop. When this returns, its place
     /// is free, and of a command that had to be ended no process is left. What is to be buried comes back.
-    async fn follow(self, timeout: Option<Duration>) -> Option<Tree> {
+    async fn follow(self, timeout: Option<Duration>) -> Option<Live> {
         let (shared, exec) = (Arc::clone(&self.shared), Arc::clone(&self.exec));
         let Live { leader, tree, .. } = &*self.live;
         let (forced, timed_out) = tokio::select! {
@@ -141,21 +140,21 @@ impl Life {
         leader.ended().await;
         let duration = self.at.elapsed();
         let spent = self.live.tree.spent();
-        let (exit, tree) = self.reap();
+        let (exit, live) = self.reap();
         tracing::debug!(exec_id = exec.id(), ?exit, timed_out, "exec ended");
         let ending = exit.map(|exit| Ending { exit, timed_out, duration, spent }.into());
         exec.set_exited(ending.map_err(|source| ExecError::ExitLost { source }));
         shared.table.keep_record(&exec);
-        tree
+        live
     }
 
     /// Takes the exit status and gives the place back.
-    fn reap(self) -> (io::Result<Exit>, Option<Tree>) {
+    fn reap(self) -> (io::Result<Exit>, Option<Live>) {
         let Self { exec, slot, live, .. } = self;
         exec.let_live_go();
         let exit = live.leader.get().wait();
         drop(slot);
-        (exit, Arc::into_inner(live).map(|live| live.tree))
+        (exit, Arc::into_inner(live))
     }
 
     /// Waits for the end of one that was given up.
@@ -163,8 +162,8 @@ impl Life {
         let closing = self.shared.closing.clone();
         if closing.run_until_cancelled(self.live.leader.ended()).await.is_some() {
             let shared = Arc::clone(&self.shared);
-            if let (_, Some(tree)) = self.reap() {
-                shared.launcher.lingering.bury(tree).await;
+            if let (_, Some(live)) = self.reap() {
+                shared.launcher.lingering.bury(live.tree).await;
             }
         }
     }

@@ -243,7 +243,8 @@ impl Lingering {
     }
 
     /// Removes a cgroup later.
-    pub(super) fn keep(&self, cgroup: Cgroup) {
+    pub(super) fn keep(&self, mut cgroup: Cgroup) {
+        cgroup.rest();
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(cgroup);
     }
 

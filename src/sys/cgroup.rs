@@ -5,9 +5,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 
 mod controllers;
 mod leftover;
@@ -101,7 +102,7 @@ impl CgroupParent {
     pub fn create(&self, name: &str) -> io::Result<Cgroup> {
         let path = self.path.join(name);
         fs::create_dir(&path)?;
-        Ok(Cgroup { path, controllers: self.controllers })
+        Ok(Cgroup::new(path, self.controllers))
     }
 }
 
@@ -153,6 +154,8 @@ fn unescape(field: &str) -> PathBuf {
 pub struct Cgroup {
     path: PathBuf,
     controllers: Controllers,
+    /// Its directory, once it was needed.
+    directory: OnceLock<OwnedFd>,
 }
 
 impl Cgroup {
@@ -161,14 +164,26 @@ impl Cgroup {
         &self.path
     }
 
-    /// A handle on its directory, for a child to be born into: close-on-exec.
+    fn new(path: PathBuf, controllers: Controllers) -> Self {
+        Self { path, controllers, directory: OnceLock::new() }
+    }
+
+    /// A handle on its directory, for a child to be born into, and for short ways to what is in it: close-on-exec.
     ///
     /// # Errors
     /// Those of open(2).
-    pub(super) fn open(&self) -> io::Result<OwnedFd> {
+    pub(super) fn directory(&self) -> io::Result<BorrowedFd<'_>> {
+        if let Some(directory) = self.directory.get() {
+            return Ok(directory.as_fd());
+        }
         let directory =
             OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(&self.path)?;
-        Ok(directory.into())
+        Ok(self.directory.get_or_init(|| directory.into()).as_fd())
+    }
+
+    /// Keeps no descriptor of it until one is needed again.
+    pub fn rest(&mut self) {
+        self.directory.take();
     }
 
     /// Its `cgroup.procs`, for a child to join through: close-on-exec, write only.

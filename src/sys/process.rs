@@ -11,7 +11,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use self::child::Child;
 use self::vfork::{old_vfork, vfork};
@@ -122,10 +122,10 @@ impl Launch {
     pub fn spawn(mut self, inherited: &Inherited, cgroup: Option<&Cgroup>) -> Result<Pidfd, LaunchError> {
         let failed = |stage| move |source| LaunchError { stage, source };
         self.raise_streams().map_err(failed(Stage::Streams))?;
-        let directory = cgroup.map(Cgroup::open).transpose().map_err(failed(Stage::Cgroup))?;
+        let directory = cgroup.map(Cgroup::directory).transpose().map_err(failed(Stage::Cgroup))?;
         let mut child = Child::new(&self, inherited);
         // SAFETY: `run` is made for this, and takes what it is given here, which nobody else touches.
-        let born = unsafe { vfork(directory.as_ref().map(AsFd::as_fd), Child::run, (&raw mut child).cast()) };
+        let born = unsafe { vfork(directory, Child::run, (&raw mut child).cast()) };
         match born {
             Ok(born) => finish(child, born),
             Err(error) if is_unknown(&error) => self.spawn_in_old_ways(inherited, cgroup),

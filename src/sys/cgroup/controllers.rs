@@ -192,7 +192,7 @@ impl CgroupParent {
                 if move_first {
                     self.step_aside().map_err(failed("moving the agent to a child cgroup"))?;
                 }
-                let itself = Cgroup { path: self.path.clone(), controllers: self.controllers };
+                let itself = Cgroup::new(self.path.clone(), self.controllers);
                 let mut result = Ok(());
                 // One by one, so that one which is refused does not cost the others.
                 for controller in Controller::ALL.into_iter().filter(|each| missing.has(*each)) {
@@ -209,7 +209,7 @@ impl CgroupParent {
         let cgroup = match self.create(AGENT) {
             // Of an agent before us.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Cgroup { path: self.path.join(AGENT), controllers: self.controllers }
+                Cgroup::new(self.path.join(AGENT), self.controllers)
             }
             other => other?,
         };

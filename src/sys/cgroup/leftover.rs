@@ -41,7 +41,7 @@ impl CgroupParent {
             let name = entry.file_name();
             [prefix, PROBE].iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
         });
-        let left = ours.map(|entry| Cgroup { path: entry.path(), controllers: self.controllers });
+        let left = ours.map(|entry| Cgroup::new(entry.path(), self.controllers));
         left.filter(|cgroup| cgroup.members().is_ok_and(|pids| pids.is_empty()) && cgroup.remove().is_ok()).count()
     }
 }

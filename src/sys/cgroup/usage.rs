@@ -3,6 +3,9 @@
 use std::fs::File;
 use std::io::{self, Read};
 
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+
 use super::{Cgroup, Controller};
 
 /// What was taken so far; none where the kernel does not account it there.
@@ -52,7 +55,8 @@ impl Cgroup {
     /// A file that the kernel writes in one piece, far shorter than this.
     fn read_small(&self, file: &str) -> io::Result<String> {
         let mut text = [0; 4096];
-        let count = File::open(self.path().join(file))?.read(&mut text)?;
+        let file = openat(self.directory()?, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let count = File::from(file).read(&mut text)?;
         Ok(String::from_utf8_lossy(&text[..count]).into_owned())
     }
 
@@ -84,7 +88,7 @@ mod tests {
             fs::write(directory.path().join(file), text).unwrap();
         }
         let controllers = Controllers::default().with(Controller::Memory);
-        let cgroup = Cgroup { path: directory.path().to_owned(), controllers };
+        let cgroup = Cgroup::new(directory.path().to_owned(), controllers);
         (directory, cgroup)
     }
 
