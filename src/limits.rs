@@ -118,8 +118,8 @@ pub const EXEC_LEFTOVERS: usize = 256;
 /// `/etc/passwd` and `/etc/group`, in bytes. Tens of thousands of accounts.
 pub const ACCOUNT_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// From the end of an exec to the removal of its cgroup, which takes a lock that the next start waits for.
-pub const EXEC_BURIAL_DELAY: Duration = Duration::from_millis(5);
+/// From the end of an exec to the removal of its cgroup and all else that it leaves.
+pub const EXEC_CLEANUP_DELAY: Duration = Duration::from_millis(5);
 
 /// Of an account or environment file, how much is kept between two commands, in bytes; a larger one is read each time.
 pub const KEPT_FILE_BYTES: usize = 64 * 1024;

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::attachment::{AttachFrom, Attachment};
 use super::budget::Budget;
+use super::cleanup::Cleanup;
 use super::collect::{Allowance, Kept};
 use super::config::ExecConfig;
 use super::error::ExecError;
@@ -55,15 +56,18 @@ impl Execs {
         if let Err(error) = keep_exit_statuses() {
             tracing::warn!(%error, "SIGCHLD could not be set to its default");
         }
+        let (tasks, closing) = (TaskTracker::new(), CancellationToken::new());
+        let cleanup = Cleanup::new(tasks.clone(), closing.clone());
         Self(Arc::new(Shared {
             table: Arc::new(Table::new(config.max_running)),
             leftovers: Semaphore::new(limits::EXEC_LEFTOVERS),
             allowance: Arc::new(Allowance::new(limits::EXEC_BUFFERED_TOTAL_BYTES)),
             budget: Arc::new(Budget::new(config.replay_total_bytes)),
             spill: Arc::new(SpillStore::new(config.spill_dir.clone(), config.spill_bytes)),
-            tasks: TaskTracker::new(),
-            closing: CancellationToken::new(),
-            launcher: Launcher::new(config),
+            tasks,
+            closing,
+            launcher: Launcher::new(config, cleanup.clone()),
+            cleanup,
         }))
     }
 

@@ -23,6 +23,7 @@
 mod accounts;
 mod attachment;
 mod budget;
+mod cleanup;
 mod collect;
 mod config;
 mod ending;

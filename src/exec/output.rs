@@ -70,6 +70,11 @@ impl Output {
         self.stdout.is_none() && self.stderr.is_none()
     }
 
+    /// The streams that have ended, to be closed by somebody else.
+    pub(super) fn let_go(&mut self) -> Vec<Source> {
+        std::mem::take(&mut self.ended)
+    }
+
     /// Reads what comes and throws it away, until both streams have ended.
     pub(super) async fn discard(mut self) {
         while !self.is_over() {

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::budget::Budget;
+use super::cleanup::{Cleanup, Remains};
 use super::collect::Allowance;
 use super::ending::Ending;
 use super::error::ExecError;
@@ -32,6 +33,7 @@ use crate::sys::pidfd::Exit;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) launcher: Launcher,
+    pub(super) cleanup: Cleanup,
     pub(super) table: Arc<Table>,
     pub(super) leftovers: Semaphore,
     pub(super) allowance: Arc<Allowance>,
@@ -84,12 +86,8 @@ pub(super) async fn session(
         never = feed(input, stdin, queue) => match never {},
     };
     exec.set_over();
-    // Whoever waits for the answer comes first, and what he asks for next.
-    tokio::time::sleep(limits::EXEC_BURIAL_DELAY).await;
-    if let Some(live) = live {
-        shared.launcher.lingering.bury(live.tree).await;
-    }
-    drop((exec, open));
+    shared.cleanup.add(Remains::of(live, output.let_go(), Some(open)));
+    drop(exec);
     throw_away(&shared, output).await;
 }
 
@@ -162,9 +160,8 @@ impl Life {
         let closing = self.shared.closing.clone();
         if closing.run_until_cancelled(self.live.leader.ended()).await.is_some() {
             let shared = Arc::clone(&self.shared);
-            if let (_, Some(live)) = self.reap() {
-                shared.launcher.lingering.bury(live.tree).await;
-            }
+            let (_, live) = self.reap();
+            shared.cleanup.add(Remains::of(live, Vec::new(), None));
         }
     }
 }
@@ -213,5 +210,5 @@ async fn throw_away(shared: &Shared, output: Output) {
             "too many ended execs have left processes that hold their output: closing one's, which ends such a process at its next write"
         ),
     }
-    shared.launcher.lingering.sweep();
+    shared.cleanup.look_again();
 }

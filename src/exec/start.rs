@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::accounts::{self, Account, AccountFiles};
+use super::cleanup::{Cleanup, Remains};
 use super::config::ExecConfig;
 use super::environment::{self, Variables};
 use super::error::{ExecError, shown};
@@ -16,7 +17,7 @@ use super::program::{Attempt, candidates};
 use super::record::Live;
 use super::resources;
 use super::terminal::{self, Terminal};
-use super::tree::{Lingering, Tree};
+use super::tree::Tree;
 use crate::api::TtySize;
 use crate::sys::cgroup::{Cgroup, CgroupParent};
 use crate::sys::pidfd::{Pidfd, WatchedPidfd};
@@ -46,20 +47,19 @@ pub(super) struct Launcher {
     pub(super) config: ExecConfig,
     files: AccountFiles,
     inherited: Inherited,
-    pub(super) lingering: Lingering,
+    cleanup: Cleanup,
 }
 
 impl Launcher {
-    pub(super) fn new(config: ExecConfig) -> Self {
+    pub(super) fn new(config: ExecConfig, cleanup: Cleanup) -> Self {
         let files = AccountFiles::new(&config);
-        Self { config, files, inherited: Inherited::look(), lingering: Lingering::default() }
+        Self { config, files, inherited: Inherited::look(), cleanup }
     }
 
     /// Starts an order under this id. Needs to be called within a runtime, on a thread that may block.
     pub(super) fn start(&self, id: &str, order: Order) -> Result<Started, ExecError> {
-        let Self { config, lingering, .. } = self;
+        let Self { config, cleanup, .. } = self;
         let ready = Ready::new(self, order)?;
-        lingering.sweep();
         let cgroup = config.cgroup.as_ref().and_then(|parent| {
             let made = make_cgroup(id, |name| parent.create(name));
             made.inspect_err(|error| {
@@ -69,21 +69,21 @@ impl Launcher {
         });
         let have = config.cgroup.as_ref().map(CgroupParent::controllers).unwrap_or_default();
         if let Err(error) = resources::impose(&ready.order.bounds, cgroup.as_ref(), have) {
-            discard(lingering, cgroup);
+            discard(cleanup, cgroup);
             return Err(error);
         }
         match ready.launch(cgroup.as_ref()) {
             Ok(launched) => ready.started(launched, cgroup),
             Err(Failure::Launch(error)) if error.stage == Stage::Cgroup && ready.order.bounds.is_empty() => {
                 tracing::warn!(%error, "an exec could not join its cgroup; it gets a session only");
-                discard(lingering, cgroup);
+                discard(cleanup, cgroup);
                 match ready.launch(None) {
                     Ok(launched) => ready.started(launched, None),
                     Err(failure) => Err(ready.explain(failure)),
                 }
             }
             Err(failure) => {
-                discard(lingering, cgroup);
+                discard(cleanup, cgroup);
                 Err(ready.explain(failure))
             }
         }
@@ -91,11 +91,10 @@ impl Launcher {
 }
 
 /// Removes the cgroup of a command that did not start.
-fn discard(lingering: &Lingering, cgroup: Option<Cgroup>) {
+fn discard(cleanup: &Cleanup, cgroup: Option<Cgroup>) {
     if let Some(cgroup) = cgroup {
-        lingering.keep(cgroup);
+        cleanup.add(Remains::of_cgroup(cgroup));
     }
-    lingering.sweep();
 }
 
 /// An order with all looked up that it names.

@@ -7,7 +7,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -24,9 +23,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Looks for processes that a signal to all has not reached yet.
 const TELL_LOOKS: usize = 4;
-
-/// Between the looks at a cgroup whose last process is just ending.
-const ENDING_PAUSES_MS: [u64; 6] = [1, 2, 4, 8, 16, 32];
 
 /// What an exec has started.
 #[derive(Debug)]
@@ -217,42 +213,6 @@ fn session_members(leader: i32, processes: &[Kin]) -> HashSet<i32> {
     let live: HashSet<i32> = processes.iter().map(|kin| kin.pid).collect();
     family.retain(|pid| live.contains(pid));
     family
-}
-
-/// Cgroups of execs that are over, in which a daemon still runs. They are looked at again whenever an exec starts or ends, so
-/// that an idle guest is not woken up for them. There are never more than processes in the guest.
-#[derive(Debug, Default)]
-pub(super) struct Lingering(Mutex<Vec<Cgroup>>);
-
-impl Lingering {
-    /// Removes the cgroup of a tree, now or when it is empty.
-    pub(super) async fn bury(&self, tree: Tree) {
-        self.sweep();
-        let Tree::Cgroup(cgroup) = tree else { return };
-        // A process that is just ending is no member any more and keeps the cgroup busy for a moment yet.
-        for pause in ENDING_PAUSES_MS {
-            if cgroup.remove().is_ok() {
-                return;
-            }
-            if cgroup.members().is_ok_and(|members| !members.is_empty()) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(pause)).await;
-        }
-        self.keep(cgroup);
-    }
-
-    /// Removes a cgroup later.
-    pub(super) fn keep(&self, mut cgroup: Cgroup) {
-        cgroup.rest();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(cgroup);
-    }
-
-    /// Removes those that have become empty.
-    pub(super) fn sweep(&self) {
-        let mut cgroups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        cgroups.retain(|cgroup| cgroup.remove().is_err());
-    }
 }
 
 #[cfg(test)]
