@@ -35,6 +35,9 @@ pub const EXEC_BUFFERED_OUTPUT_BYTES: usize = 8 * 1024 * 1024;
 /// Output read at once from an exec's pipe and sent as one chunk, in bytes: what a pipe holds.
 pub const EXEC_CHUNK_BYTES: usize = 64 * 1024;
 
+/// Output taken from one exec before all else gets a turn, in bytes: a part of what can be read again.
+pub const EXEC_TURN_BYTES: usize = 4 * EXEC_CHUNK_BYTES;
+
 /// Output of one exec that can be read again, in bytes (`exec.replay_bytes`). Some ten thousand lines, and longer than a
 /// connection needs to come back.
 pub const EXEC_REPLAY_BYTES: usize = 1024 * 1024;

@@ -213,8 +213,10 @@ async fn a_command_leads_a_session_of_its_own_without_a_terminal() {
 async fn a_command_is_in_a_cgroup_of_its_own_that_is_gone_afterwards() {
     let id = format!("cgroup-of-{}", std::process::id());
     let request = ExecRequest { exec_id: Some(id.clone()), ..argv(&["cat", "/proc/self/cgroup"]) };
-    let membership = output(request).await;
+    let execs = execs();
+    let membership = execs.run(request).await.unwrap().stdout;
     assert!(membership.contains(&format!("/exec-{id}\n")), "{membership}");
+    execs.drain().await;
     let parent = CgroupParent::detect().unwrap();
     assert!(!parent.path().join(format!("exec-{id}")).exists());
 }

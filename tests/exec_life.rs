@@ -203,6 +203,7 @@ async fn a_time_out_ends_the_whole_tree_even_what_left_the_session() {
         let pids: Vec<&str> = result.stdout.lines().collect();
         assert_eq!(pids.len(), 2, "{result:?}");
         assert!(!pids.iter().any(|pid| runs(pid)), "{pids:?}");
+        execs.drain().await;
         assert!(!cgroup.exists());
         assert_eq!(execs.counters().timed_out, 1);
     }

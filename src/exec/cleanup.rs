@@ -17,12 +17,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::io::Source;
 use super::record::Live;
-use super::table::Open;
 use super::tree::Tree;
 use crate::limits;
 use crate::sys::cgroup::Cgroup;
@@ -38,6 +38,8 @@ pub(super) struct Cleanup(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     left: Mutex<Left>,
+    /// Nobody attends to anything any more.
+    done: Notify,
     tasks: TaskTracker,
     /// Cancelled where nothing is to be put off any more.
     closing: CancellationToken,
@@ -58,15 +60,13 @@ pub(super) struct Remains {
     /// To be closed, and nothing else.
     closed: Vec<Source>,
     live: Option<Live>,
-    /// The exec is not done with before.
-    _open: Option<Open>,
     looks: u32,
 }
 
 impl Remains {
     /// Of one that has ended.
-    pub(super) fn of(live: Option<Live>, closed: Vec<Source>, open: Option<Open>) -> Self {
-        Self { live, closed, _open: open, ..Self::default() }
+    pub(super) fn of(live: Option<Live>, closed: Vec<Source>) -> Self {
+        Self { live, closed, ..Self::default() }
     }
 
     /// Of one that was never started.
@@ -86,7 +86,7 @@ impl Remains {
 impl Cleanup {
     /// Nothing is left yet. Its work is among these tasks.
     pub(super) fn new(tasks: TaskTracker, closing: CancellationToken) -> Self {
-        Self(Arc::new(Inner { left: Mutex::default(), tasks, closing }))
+        Self(Arc::new(Inner { left: Mutex::default(), done: Notify::new(), tasks, closing }))
     }
 
     /// Takes over what an exec has left. Needs to be called within a runtime.
@@ -104,6 +104,18 @@ impl Cleanup {
         }
     }
 
+    /// Returns when nothing is due.
+    pub(super) async fn done(&self) {
+        loop {
+            // Ready before the look, so that nothing is missed between the look and the wait.
+            let done = self.0.done.notified();
+            if !self.lock().attended {
+                return;
+            }
+            done.await;
+        }
+    }
+
     fn attend(&self, mut left: MutexGuard<'_, Left>) {
         if !std::mem::replace(&mut left.attended, true) {
             drop(left);
@@ -117,7 +129,14 @@ impl Cleanup {
             self.0.closing.run_until_cancelled(tokio::time::sleep(pause)).await;
             let cleanup = self.clone();
             // A runtime that ends takes its threads along; so do descriptors and, at the agent's next start, empty cgroups.
-            let Ok(true) = tokio::task::spawn_blocking(move || cleanup.sweep()).await else { return };
+            let due = tokio::task::spawn_blocking(move || cleanup.sweep()).await;
+            if due.is_err() {
+                // The runtime ends.
+                self.lock().attended = false;
+            }
+            if !due.unwrap_or_default() {
+                return self.0.done.notify_waiters();
+            }
             pause = (pause * 2).min(LAST_PAUSE);
         }
     }

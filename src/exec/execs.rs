@@ -207,6 +207,7 @@ impl Execs {
     /// caller to do first. A lossless exec whose reader does not read holds this up, so a deadline is the caller's too.
     pub async fn drain(&self) {
         self.0.table.idle().await;
+        self.0.cleanup.done().await;
     }
 
     /// Has every running command ended, with all that it started: SIGTERM, then SIGKILL after the grace. [`Execs::drain`] tells

@@ -23,6 +23,9 @@ pub(super) enum Io {
         stdout: Receiver,
         /// Read end.
         stderr: Receiver,
+        /// The other ends of these two, held until the command has ended: else each would tell of its end on its own, and we
+        /// would push in while the command still ends.
+        held: Vec<OwnedFd>,
         /// Write end.
         stdin: Option<Sender>,
     },
@@ -55,21 +58,29 @@ impl Io {
     /// Where they are no pipes, or epoll has no room.
     pub(super) fn pipes(stdout: OwnedFd, stderr: OwnedFd, stdin: Option<OwnedFd>) -> io::Result<Self> {
         Ok(Self::Pipes {
+            held: Vec::new(),
             stdout: receiver(stdout)?,
             stderr: receiver(stderr)?,
             stdin: stdin.map(Sender::from_owned_fd).transpose()?,
         })
     }
 
+    /// Takes the command's own ends of stdout and stderr.
+    pub(super) fn hold(&mut self, theirs: [OwnedFd; 2]) {
+        if let Self::Pipes { held, .. } = self {
+            held.extend(theirs);
+        }
+    }
+
     /// For the one who reads and the one who writes.
     pub(super) fn split(self) -> (Output, Option<Input>) {
         match self {
-            Self::Pipes { stdout, stderr, stdin } => {
-                (Output::new(Source::Pipe(stdout), Some(Source::Pipe(stderr))), stdin.map(Input::Pipe))
+            Self::Pipes { stdout, stderr, held, stdin } => {
+                (Output::new(Source::Pipe(stdout), Some(Source::Pipe(stderr)), held), stdin.map(Input::Pipe))
             }
             Self::Terminal(terminal) => {
                 let keyboard = Input::Terminal(terminal.keyboard());
-                (Output::new(Source::Terminal(terminal), None), Some(keyboard))
+                (Output::new(Source::Terminal(terminal), None, Vec::new()), Some(keyboard))
             }
         }
     }
@@ -113,6 +124,16 @@ impl Source {
                 Some(0)
             }
         }
+    }
+
+    /// The same, without having waited for it.
+    pub(super) fn read_unasked(&self, buffer: &mut BytesMut) -> Option<usize> {
+        let Self::Pipe(pipe) = self else { return self.read(buffer) };
+        let start = buffer.len();
+        buffer.resize(buffer.capacity(), 0);
+        let read = nix::unistd::read(pipe, &mut buffer[start..]);
+        buffer.truncate(start + read.unwrap_or(0));
+        read.ok()
     }
 
     /// Bytes that wait to be read.

@@ -4,6 +4,7 @@
 //! that the command itself has written is in the pipes and is owed to the journal; what comes then is awaited for a short silence
 //! only. Where the journal makes the command wait, nothing is read meanwhile; the time that it takes counts for nothing.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -20,9 +21,13 @@ use crate::limits;
 pub(super) struct Output {
     stdout: Option<Source>,
     stderr: Option<Source>,
+    /// Without these, the streams would end by themselves with the command.
+    held: Vec<OwnedFd>,
     /// Those that have ended; closing them can wait until nobody else does.
     ended: Vec<Source>,
     buffer: BytesMut,
+    /// Bytes handed over since others had a turn.
+    turn: usize,
 }
 
 /// How long to wait for more after the exit.
@@ -36,8 +41,8 @@ pub(super) struct Patience {
 
 impl Output {
     /// Reads these; a terminal has one stream only.
-    pub(super) fn new(stdout: Source, stderr: Option<Source>) -> Self {
-        Self { stdout: Some(stdout), stderr, ended: Vec::new(), buffer: BytesMut::new() }
+    pub(super) fn new(stdout: Source, stderr: Option<Source>, held: Vec<OwnedFd>) -> Self {
+        Self { stdout: Some(stdout), stderr, held, ended: Vec::new(), buffer: BytesMut::new(), turn: 0 }
     }
 
     /// Hands all output to the journal. Returns when both streams have ended, or the command has exited and its output is drained.
@@ -48,20 +53,49 @@ impl Output {
             let stream = tokio::select! {
                 stream = self.ready() => stream,
                 _ = &mut exited, if drain.is_none() => {
-                    drain = Some(Drain::begin(Instant::now(), patience, self.pending()));
+                    self.held.clear();
+                    let drain = drain.insert(Drain::begin(Instant::now(), patience, self.pending()));
+                    self.drain_pipes(journal, drain).await;
                     continue;
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => return,
             };
-            let Some(bytes) = self.read(stream) else { continue };
-            let before = Instant::now();
-            let count = bytes.len();
-            if let Some(spare) = journal.append(stream, bytes).await {
-                self.recycle(spare);
+            if let Some(bytes) = self.read(stream, Source::read) {
+                self.hand_over(journal, drain.as_mut(), stream, bytes).await;
             }
-            if let Some(drain) = &mut drain {
-                drain.handed_over(stream, count, before, Instant::now());
+        }
+    }
+
+    /// What is there already, and the end, if nobody else holds the pipes, without another wait for events.
+    async fn drain_pipes(&mut self, journal: &Journal, drain: &mut Drain) {
+        for stream in [OutputStream::Stdout, OutputStream::Stderr] {
+            loop {
+                let owed = drain.owes(stream);
+                let Some(bytes) = self.read(stream, Source::read_unasked) else { break };
+                let ended = bytes.is_empty();
+                self.hand_over(journal, Some(drain), stream, bytes).await;
+                // A daemon may never stop talking.
+                if ended || !owed {
+                    break;
+                }
             }
+        }
+    }
+
+    async fn hand_over(&mut self, journal: &Journal, drain: Option<&mut Drain>, stream: OutputStream, bytes: Bytes) {
+        let before = Instant::now();
+        let count = bytes.len();
+        if let Some(spare) = journal.append(stream, bytes).await {
+            self.recycle(spare);
+        }
+        if let Some(drain) = drain {
+            drain.handed_over(stream, count, before, Instant::now());
+        }
+        self.turn += count;
+        if self.turn >= limits::EXEC_TURN_BYTES {
+            self.turn = 0;
+            // Readers get a turn too, before what is new to them has left the replay ring.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -79,7 +113,7 @@ impl Output {
     pub(super) async fn discard(mut self) {
         while !self.is_over() {
             let stream = self.ready().await;
-            self.read(stream);
+            self.read(stream, Source::read);
         }
     }
 
@@ -100,7 +134,7 @@ impl Output {
     /// What a stream has: nothing yet (`None`), bytes, or no bytes at its end, after which it is read no more.
     ///
     /// Much is given away with the buffer that it was read into, little is copied, so that what is kept of it takes little.
-    fn read(&mut self, stream: OutputStream) -> Option<Bytes> {
+    fn read(&mut self, stream: OutputStream, read: impl Fn(&Source, &mut BytesMut) -> Option<usize>) -> Option<Bytes> {
         const MUCH: usize = limits::EXEC_CHUNK_BYTES / 8 * 7;
         let source = match stream {
             OutputStream::Stdout => &mut self.stdout,
@@ -111,7 +145,7 @@ impl Output {
             self.buffer = BytesMut::with_capacity(limits::EXEC_CHUNK_BYTES);
         }
         self.buffer.clear();
-        let count = source.as_ref().map_or(Some(0), |source| source.read(&mut self.buffer))?;
+        let count = source.as_ref().map_or(Some(0), |source| read(source, &mut self.buffer))?;
         if count == 0 {
             self.ended.extend(source.take());
             Some(Bytes::new())
@@ -156,6 +190,10 @@ impl Drain {
         *owed = if count == 0 { 0 } else { owed.saturating_sub(count) };
         self.quiet_until = after + self.patience.silence;
         self.until += after - before;
+    }
+
+    fn owes(&self, stream: OutputStream) -> bool {
+        self.owed[stream as usize] > 0
     }
 
     /// The end, unless something is owed.

@@ -86,8 +86,8 @@ pub(super) async fn session(
         never = feed(input, stdin, queue) => match never {},
     };
     exec.set_over();
-    shared.cleanup.add(Remains::of(live, output.let_go(), Some(open)));
-    drop(exec);
+    shared.cleanup.add(Remains::of(live, output.let_go()));
+    drop((exec, open));
     throw_away(&shared, output).await;
 }
 
@@ -161,7 +161,7 @@ impl Life {
         if closing.run_until_cancelled(self.live.leader.ended()).await.is_some() {
             let shared = Arc::clone(&self.shared);
             let (_, live) = self.reap();
-            shared.cleanup.add(Remains::of(live, Vec::new(), None));
+            shared.cleanup.add(Remains::of(live, Vec::new()));
         }
     }
 }

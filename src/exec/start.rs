@@ -173,8 +173,8 @@ impl<'a> Ready<'a> {
 
     fn launch_once(&self, cgroup: Option<&Cgroup>) -> Result<Launched, Failure> {
         let other = |what| move |source| Failure::Other(ExecError::Start { what, source });
-        let (io, theirs) = self.streams()?;
-        let launch = Launch {
+        let (mut io, theirs) = self.streams()?;
+        let mut launch = Launch {
             programs: strings(&self.candidates).map_err(other("reading PATH"))?,
             argv: self.order.argv.clone(),
             env: environment::strings(&self.env).map_err(other("building its environment"))?,
@@ -186,6 +186,7 @@ impl<'a> Ready<'a> {
             controlling_terminal: self.order.tty.is_some(),
         };
         let leader = launch.spawn(self.inherited, cgroup).map_err(Failure::Launch)?;
+        io.hold([launch.stdout, launch.stderr]);
         Ok(Launched { leader, io })
     }
 

@@ -119,11 +119,11 @@ impl Launch {
     ///
     /// # Errors
     /// The stage that failed and its errno; nothing is left running.
-    pub fn spawn(mut self, inherited: &Inherited, cgroup: Option<&Cgroup>) -> Result<Pidfd, LaunchError> {
+    pub fn spawn(&mut self, inherited: &Inherited, cgroup: Option<&Cgroup>) -> Result<Pidfd, LaunchError> {
         let failed = |stage| move |source| LaunchError { stage, source };
         self.raise_streams().map_err(failed(Stage::Streams))?;
         let directory = cgroup.map(Cgroup::directory).transpose().map_err(failed(Stage::Cgroup))?;
-        let mut child = Child::new(&self, inherited);
+        let mut child = Child::new(self, inherited);
         // SAFETY: `run` is made for this, and takes what it is given here, which nobody else touches.
         let born = unsafe { vfork(directory, Child::run, (&raw mut child).cast()) };
         match born {
@@ -265,6 +265,11 @@ mod tests {
         (launch, reader)
     }
 
+    /// And lets our copies of its streams go.
+    fn run(mut launch: Launch) -> Result<Pidfd, LaunchError> {
+        launch.spawn(&Inherited::look(), None)
+    }
+
     #[test]
     fn ignored_and_blocked_signals_are_not_inherited_even_those_that_libc_hides() {
         // 33 is a real-time signal that glibc and musl keep to themselves; they would refuse to touch it.
@@ -281,7 +286,7 @@ mod tests {
         blocked.thread_block().unwrap();
         set(&ignore);
         let (launch, mut reader) = launch(&["/bin/cat", "/proc/self/status"]);
-        let child = launch.spawn(&Inherited::look(), None);
+        let child = run(launch);
         set(&default);
         blocked.thread_unblock().unwrap();
         let mut status = String::new();
@@ -298,7 +303,7 @@ mod tests {
         // SAFETY: clears close-on-exec of a descriptor that is ours.
         assert_eq!(unsafe { libc::fcntl(inherited.as_raw_fd(), libc::F_SETFD, 0) }, 0);
         let (launch, mut reader) = launch(&["/bin/ls", "/proc/self/fd"]);
-        let child = launch.spawn(&Inherited::look(), None).unwrap();
+        let child = run(launch).unwrap();
         let mut listed = String::new();
         io::Read::read_to_string(&mut reader, &mut listed).unwrap();
         assert_eq!(child.wait().unwrap(), Exit::Code(0));
@@ -313,7 +318,7 @@ mod tests {
         let name = cgroup.path().file_name().unwrap().to_str().unwrap();
         let inherited = Inherited::look();
         for old in [false, true] {
-            let (launch, mut reader) = launch(&["/bin/cat", "/proc/self/cgroup"]);
+            let (mut launch, mut reader) = launch(&["/bin/cat", "/proc/self/cgroup"]);
             let child = if old {
                 launch.spawn_in_old_ways(&inherited, Some(&cgroup))
             } else {
@@ -336,7 +341,7 @@ mod tests {
                     for round in 0..25 {
                         let word = format!("{thread}-{round}");
                         let (launch, mut reader) = launch(&["/bin/echo", &word]);
-                        assert_eq!(launch.spawn(&Inherited::look(), None).unwrap().wait().unwrap(), Exit::Code(0));
+                        assert_eq!(run(launch).unwrap().wait().unwrap(), Exit::Code(0));
                         let mut said = String::new();
                         io::Read::read_to_string(&mut reader, &mut said).unwrap();
                         assert_eq!(said.trim_end(), word);
@@ -350,12 +355,12 @@ mod tests {
     fn a_failed_start_says_where_and_why_and_leaves_no_process() {
         let (mut gone, _reader) = launch(&["/no/such/program"]);
         gone.directories = vec![c"/no/such/directory".into(), c"/".into()];
-        let error = gone.spawn(&Inherited::look(), None).unwrap_err();
+        let error = run(gone).unwrap_err();
         assert_eq!((error.stage, error.source.raw_os_error()), (Stage::Execute, Some(libc::ENOENT)));
         let (mut lost, mut reader) = launch(&["/bin/true"]);
         lost.directories.truncate(0);
         lost.directories.push(c"/no/such/directory".into());
-        assert_eq!(lost.spawn(&Inherited::look(), None).unwrap_err().stage, Stage::Directory);
+        assert_eq!(run(lost).unwrap_err().stage, Stage::Directory);
         // Nobody has the write end any more.
         assert_eq!(io::Read::read(&mut reader, &mut [0]).unwrap(), 0);
     }
