@@ -245,6 +245,9 @@ pub fn c_string(bytes: impl Into<Vec<u8>>) -> io::Result<CString> {
 
 #[cfg(test)]
 mod tests {
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
     use super::*;
     use crate::sys::pidfd::Exit;
 
@@ -349,6 +352,60 @@ mod tests {
                 });
             }
         });
+    }
+
+    /// The system's allocator, which counts what children ask of it that have our memory.
+    struct Watched;
+
+    /// Our pid while children are watched, else 0.
+    static WATCHED: AtomicU32 = AtomicU32::new(0);
+    static ASKED_BY_CHILDREN: AtomicU32 = AtomicU32::new(0);
+
+    fn note() {
+        let us = WATCHED.load(Relaxed);
+        if us != 0 && us != std::process::id() {
+            ASKED_BY_CHILDREN.fetch_add(1, Relaxed);
+        }
+    }
+
+    // SAFETY: all is left to the system's.
+    unsafe impl GlobalAlloc for Watched {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            note();
+            // SAFETY: the caller's promise.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+            note();
+            // SAFETY: the caller's promise.
+            unsafe { System.dealloc(pointer, layout) }
+        }
+    }
+
+    #[global_allocator]
+    static ALLOCATOR: Watched = Watched;
+
+    #[test]
+    fn a_child_allocates_nothing_before_it_is_another_program() {
+        let inherited = Inherited { oom_score: None, credentials: None, ..Inherited::look() };
+        let us = Credentials { uid: effective_ids().0, gid: effective_ids().1, groups: Vec::new() };
+        for old in [false, true] {
+            for programs in [vec![c"/bin/true".into()], vec![c"/no/such/program".into(), c"/bin".into()]] {
+                let (mut launch, _reader) = launch(&["/bin/true"]);
+                launch.programs = programs;
+                launch.directories.insert(0, c"/no/such/directory".into());
+                launch.credentials = Some(us.clone());
+                WATCHED.store(std::process::id(), Relaxed);
+                let child =
+                    if old { launch.spawn_in_old_ways(&inherited, None) } else { launch.spawn(&inherited, None) };
+                WATCHED.store(0, Relaxed);
+                if let Ok(child) = child {
+                    child.wait().unwrap();
+                }
+            }
+        }
+        assert_eq!(ASKED_BY_CHILDREN.load(Relaxed), 0);
     }
 
     #[test]

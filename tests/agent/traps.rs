@@ -6,7 +6,6 @@ use std::{
     io::Write,
     os::unix::fs::PermissionsExt,
     path::Path,
-    process::Command,
     time::{Duration, SystemTime},
 };
 
@@ -106,47 +105,6 @@ fn commands_that_end_in_one_moment_each_tell_their_own_status() {
         assert_eq!((&status["state"], &status["exit"]["exit_code"]), (&json!("exited"), &json!(number)), "{status}");
     }
     assert_eq!(children(agent.pid()), []);
-}
-
-/// An allocator that ends the process which calls it between a fork and an execve.
-const STRICT_ALLOCATOR: &str = r#"
-#include <stddef.h>
-#include <unistd.h>
-extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
-extern void __libc_free(void *);
-static pid_t owner;
-__attribute__((constructor)) static void born(void) { owner = getpid(); }
-static void check(void) { if (owner && getpid() != owner) _exit(99); }
-void *malloc(size_t n) { check(); return __libc_malloc(n); }
-void *calloc(size_t n, size_t m) { check(); return __libc_calloc(n, m); }
-void *realloc(void *p, size_t n) { check(); return __libc_realloc(p, n); }
-void free(void *p) { check(); __libc_free(p); }
-"#;
-
-/// Another thread may hold the allocator's lock when the agent forks, and in the child nobody lets go of it.
-#[test]
-fn nothing_is_allocated_between_fork_and_execve() {
-    let dir = tempfile::tempdir().unwrap();
-    let (source, library) = (dir.path().join("strict.c"), dir.path().join("strict.so"));
-    fs::write(&source, STRICT_ALLOCATOR).unwrap();
-    let mut cc = Command::new("cc");
-    cc.args(["-shared", "-fPIC", "-o"]).args([&library, &source]);
-    assert!(cc.status().expect("cc is installed").success());
-    let preload = format!("LD_PRELOAD={}", library.display());
-    let agent = TestAgent::start_with("bridge.auto = false\n", &["env", &preload]);
-    let maps = fs::read_to_string(format!("/proc/{}/maps", agent.pid())).unwrap();
-    assert!(maps.contains("strict.so"), "the agent has another allocator:\n{maps}");
-    // All that a child may have to do for its command: another user with groups, a directory, an environment, a terminal.
-    let plain = json!({"command": ["sh", "-c", "exit 7"]});
-    let as_user = json!({"command": ["sh", "-c", "exit 7"], "user": "games", "working_dir": "/usr", "env": {"A": "b"}});
-    let on_terminal = json!({"command": ["sh", "-c", "exit 7"], "tty": {"rows": 1, "cols": 1}});
-    for body in [plain, as_user, on_terminal] {
-        let (status, result) = agent.call("POST", "/v1/exec", &body.to_string());
-        assert_eq!((status, &result["exit_code"]), (200, &json!(7)), "{result}");
-    }
-    // A start that fails goes the longest way.
-    let missing = json!({"command": ["no-such-program"]}).to_string();
-    assert_eq!(agent.call("POST", "/v1/exec", &missing).1["code"], "program_not_found");
 }
 
 #[test]

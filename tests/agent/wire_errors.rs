@@ -163,7 +163,7 @@ fn status_400_is_for_a_body_that_is_no_json_and_a_query_that_cannot_be_read() {
     for path in ["/v1/files", "/v1/tree"] {
         ask(&agent, "GET", path, "", b"").expect(400, "bad_request", "no `path`");
     }
-    ask(&agent, "GET", "/v1/tunnel/65536", HANDSHAKE, b"").expect(400, "bad_request", "port");
+    ask(&agent, "GET", "/v1/tunnel/65536", HANDSHAKE, b"").expect(400, "bad_request", "65536");
     ask(&agent, "GET", "/v1/exec/here/ws", "", b"").expect(400, "bad_request", "WebSocket");
 }
 

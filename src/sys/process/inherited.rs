@@ -14,7 +14,7 @@ pub struct Inherited {
     /// Bit n - 1 stands for signal n. Nothing in this program ignores a signal, so these are what it was started with, and SIGPIPE.
     pub(super) ignored: u64,
     /// Whoever started us sets this, and an administrator may set it any time.
-    oom_score: Option<File>,
+    pub(super) oom_score: Option<File>,
     pub(super) credentials: Option<Credentials>,
 }
 
