@@ -168,6 +168,9 @@ pub(super) struct ExecArgs {
     /// Processes and threads that it may be at once
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) pids: Option<u64>,
+    /// Share of the CPU when it is scarce, 1 to 10000; 100 is usual
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(super) cpu_weight: Option<u64>,
     /// Program and arguments; no shell is involved
     #[arg(required = true, trailing_var_arg = true, value_name = "ARGV")]
     pub(super) argv: Vec<String>,

@@ -92,7 +92,7 @@ fn request(args: ExecArgs, size: impl FnOnce() -> TtySize) -> Result<ExecRequest
     {
         env.entry("TERM".to_owned()).or_insert(term);
     }
-    let limits = ExecLimits { memory_bytes: args.memory, pids: args.pids, cpu_weight: None };
+    let limits = ExecLimits { memory_bytes: args.memory, pids: args.pids, cpu_weight: args.cpu_weight };
     Ok(ExecRequest {
         command: args.argv,
         env,
