@@ -124,6 +124,10 @@ pub const ACCOUNT_FILE_BYTES: u64 = 4 * 1024 * 1024;
 /// From the end of an exec to the removal of its cgroup and all else that it leaves.
 pub const EXEC_CLEANUP_DELAY: Duration = Duration::from_millis(5);
 
+/// What is smaller, in bytes, comes from a heap that keeps what it has: all that an exec needs but its output. What is not is
+/// given back to the kernel.
+pub const SMALL_ALLOCATION_BYTES: usize = 12 * 1024;
+
 /// Of an account or environment file, how much is kept between two commands, in bytes; a larger one is read each time.
 pub const KEPT_FILE_BYTES: usize = 64 * 1024;
 

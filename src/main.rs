@@ -11,12 +11,11 @@ use guestd::{
     agent, cli,
     config::{self, Config, LogLevel, Problem},
     install, keys,
+    sys::allocator::Allocator,
 };
 
-/// musl's own gives every page back as soon as it can, and an exec paid for that with a dozen of mappings, faults and unmappings:
-/// a tenth of its time.
 #[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 /// In-guest agent of a Firecracker microVM.
 #[derive(Debug, Parser)]

@@ -136,13 +136,15 @@ impl Output {
     /// Much is given away with the buffer that it was read into, little is copied, so that what is kept of it takes little.
     fn read(&mut self, stream: OutputStream, read: impl Fn(&Source, &mut BytesMut) -> Option<usize>) -> Option<Bytes> {
         const MUCH: usize = limits::EXEC_CHUNK_BYTES / 8 * 7;
+        const LITTLE: usize = 512;
         let source = match stream {
             OutputStream::Stdout => &mut self.stdout,
             OutputStream::Stderr => &mut self.stderr,
         };
-        if self.buffer.capacity() < limits::EXEC_CHUNK_BYTES {
-            // Room is taken only now that there is something, so a silent command costs no buffer.
-            self.buffer = BytesMut::with_capacity(limits::EXEC_CHUNK_BYTES);
+        // Room is taken only now, and no more than there is to read, so that a command of few words costs little.
+        let room = source.as_ref().map_or(0, Source::pending).clamp(LITTLE, limits::EXEC_CHUNK_BYTES);
+        if self.buffer.capacity() < room {
+            self.buffer = BytesMut::with_capacity(room);
         }
         self.buffer.clear();
         let count = source.as_ref().map_or(Some(0), |source| read(source, &mut self.buffer))?;

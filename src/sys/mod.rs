@@ -1,6 +1,8 @@
 //! System calls and nothing else: no policy, no state of its own. All `unsafe` code of guestd is below this module.
 
 #[cfg(feature = "agent")]
+pub mod allocator;
+#[cfg(feature = "agent")]
 pub mod cgroup;
 pub mod files;
 #[cfg(feature = "agent")]
