@@ -110,7 +110,6 @@ impl Attachment {
                 Read::Nothing => grown.await,
                 Read::Over => {
                     self.over = true;
-                    exec.tell();
                     return Some(match exec.end() {
                         Ok(exit) => Event::Exit { exit, cursor: self.cursor },
                         Err(error) => Event::Error(error),

@@ -10,7 +10,7 @@
 //! The session's task alone moves it on. Once over it holds no descriptor, only memory, and is a record.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -67,8 +67,6 @@ pub struct Exec {
     live: Mutex<Option<Arc<Live>>>,
     /// Those who wait for the whole.
     waiting: AtomicUsize,
-    /// Somebody has been told how it ended.
-    told: AtomicBool,
 }
 
 /// What is kept of a request.
@@ -108,7 +106,6 @@ impl Exec {
             progress: watch::Sender::new(Progress::Starting),
             live: Mutex::default(),
             waiting: AtomicUsize::new(0),
-            told: AtomicBool::new(false),
         }
     }
 
@@ -273,7 +270,6 @@ impl Exec {
             let alone = self.waiting.load(Ordering::Acquire) == 1;
             if let Some(kept) = self.journal.kept(!alone) {
                 drop(waiting);
-                self.tell();
                 return Ok(kept.into_result(self.id.clone(), exit));
             }
         }
@@ -289,15 +285,6 @@ impl Exec {
             }
         }
         Err(ExecError::Lost)
-    }
-
-    /// Somebody is told how it ended.
-    pub(super) fn tell(&self) {
-        self.told.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_told(&self) -> bool {
-        self.told.load(Ordering::Relaxed)
     }
 
     /// How it ended.

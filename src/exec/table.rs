@@ -173,29 +173,25 @@ impl Table {
 }
 
 impl Inner {
-    /// Takes out the records that are too many or too old, but for those whose reader is still to be given something. Of too many,
-    /// those go first whose end somebody has been told: a detached exec's result must not be lost to others that only pass. An
-    /// idle guest is not woken up for this: it is done when somebody asks or something ends.
+    /// Takes out the records that are too many or too old, but for those whose reader is still to be given something. An idle
+    /// guest is not woken up for this: it is done when somebody asks or something ends.
     fn expire(&mut self, now: f64) -> Vec<Arc<Exec>> {
         let oldest = now - limits::EXEC_RECORD_AGE.as_secs_f64();
-        let is_old = |exec: &Exec| exec.ended_at().is_some_and(|at| at < oldest);
         let mut expired = Vec::new();
-        while let Some(index) = self.first(is_old).or_else(|| {
-            let too_many = self.ended.len() > limits::EXEC_RECORDS;
-            too_many.then(|| self.first(Exec::is_told).or_else(|| self.first(|_| true))).flatten()
-        }) && let Some(exec) = self.ended.remove(index)
+        let mut index = 0;
+        while let Some(exec) = self.ended.get(index)
+            && (self.ended.len() > limits::EXEC_RECORDS || exec.ended_at().is_some_and(|at| at < oldest))
         {
-            self.execs.remove(exec.id());
-            // What it has not been asked for is waited for by nobody now.
-            exec.journal.let_go();
-            expired.push(exec);
+            if exec.journal.is_awaited() {
+                index += 1;
+            } else if let Some(exec) = self.ended.remove(index) {
+                self.execs.remove(exec.id());
+                // What it has not been asked for is waited for by nobody now.
+                exec.journal.let_go();
+                expired.push(exec);
+            }
         }
         expired
-    }
-
-    /// The first record like this that nobody is still to be given something of.
-    fn first(&self, like: impl Fn(&Exec) -> bool) -> Option<usize> {
-        self.ended.iter().position(|exec| like(exec) && !exec.journal.is_awaited())
     }
 }
 
@@ -274,18 +270,6 @@ mod tests {
         }
         assert_eq!((table.records(), table.list().len()), (limits::EXEC_RECORDS, limits::EXEC_RECORDS));
         assert!(table.get("0").is_none() && table.get("1").is_none() && table.get("2").is_some());
-    }
-
-    #[test]
-    fn of_too_many_records_those_go_first_whose_end_was_told() {
-        let table = Arc::new(Table::new(8));
-        run(&table, "detached");
-        for number in 0..2 * limits::EXEC_RECORDS {
-            run(&table, &number.to_string());
-            table.get(&number.to_string()).unwrap().tell();
-        }
-        assert_eq!(table.records(), limits::EXEC_RECORDS);
-        assert!(table.get("detached").is_some() && table.get("0").is_none());
     }
 
     #[test]
