@@ -65,7 +65,7 @@ pub const EXEC_SPILL_BATCH_BYTES: usize = 256 * 1024;
 pub const EXEC_READERS: usize = 64;
 
 /// Ended execs whose records are kept. The oldest goes first.
-pub const EXEC_RECORDS: usize = 256;
+pub const EXEC_RECORDS: usize = 1024;
 
 /// How long the record of an ended exec is kept.
 pub const EXEC_RECORD_AGE: Duration = Duration::from_secs(60 * 60);

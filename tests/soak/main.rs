@@ -44,7 +44,7 @@ const WARM_UP: usize = 3_000;
 /// At a time: what the agent runs at once, in its default configuration.
 const AT_ONCE: usize = guestd::limits::EXECS_RUNNING;
 /// Execs at the end of either, so small that the records that are kept of them are the same in both.
-const SAME_RECORDS: usize = 600;
+const SAME_RECORDS: usize = guestd::limits::EXEC_RECORDS + AT_ONCE;
 
 /// After this the soak is given up.
 const DEADLINE: Duration = Duration::from_secs(900);
