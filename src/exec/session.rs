@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -124,9 +123,14 @@ impl Life {
         if timed_out {
             shared.table.timed_out.fetch_add(1, Ordering::Relaxed);
         }
-        if forced && !tree.end(shared.launcher.config.kill_grace, limits::EXEC_KILL_TIME).await {
-            tracing::warn!(exec_id = exec.id(), "a process of an exec is still there after SIGKILL");
-            if leader.ended().now_or_never().is_none() {
+        if forced {
+            let mut patience = limits::EXEC_KILL_TIME;
+            if !tree.end(shared.launcher.config.kill_grace, patience).await {
+                tracing::warn!(exec_id = exec.id(), "a process of an exec is still there after SIGKILL");
+                patience = Duration::ZERO;
+            }
+            // One that has ended may be held by a tracer outside of the tree.
+            if tokio::time::timeout(patience, leader.ended()).await.is_err() {
                 let (pid, secs) = (leader.get().pid(), limits::EXEC_KILL_TIME.as_secs());
                 // It keeps its place, and nobody waits for it any longer.
                 shared.tasks.spawn(self.outlast());
