@@ -65,17 +65,7 @@ impl Pidfd {
     /// # Errors
     /// `EPERM` where it belongs to somebody that this process may not signal, `EINVAL` for a number that is no signal.
     pub fn signal(&self, signal: i32) -> io::Result<bool> {
-        // SAFETY: the descriptor is open for as long as self lives, and a null siginfo is allowed (as by kill(2)).
-        let sent = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.fd.as_raw_fd(),
-                signal,
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
-        if sent == 0 {
+        if send(self.fd.as_raw_fd(), signal) == 0 {
             return Ok(true);
         }
         match io::Error::last_os_error() {
@@ -116,6 +106,17 @@ impl Pidfd {
         let done = unsafe { libc::waitid(libc::P_PIDFD, fd, &raw mut info, options) };
         if done == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
     }
+}
+
+/// Ends a process by a handle that is open and somebody else's. One that has ended is no error.
+pub(super) fn kill_by(pidfd: RawFd) {
+    send(pidfd, libc::SIGKILL);
+}
+
+fn send(pidfd: RawFd, signal: i32) -> libc::c_long {
+    let nothing = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: integers; a null siginfo is allowed (as by kill(2)).
+    unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, nothing, 0) }
 }
 
 impl AsRawFd for Pidfd {
@@ -161,6 +162,7 @@ impl WatchedPidfd {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::os::unix::process::ExitStatusExt;
     use std::process::Command;
 
     use futures_util::FutureExt;
@@ -190,7 +192,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_child_that_another_process_traces_has_ended_for_us_when_that_lets_it_go() {
-        let child = Command::new("sleep").arg("600").spawn().unwrap();
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         let watched = WatchedPidfd::new(Pidfd::open(child.id().try_into().unwrap()).unwrap()).unwrap();
         let tracer = trace(watched.get().pid());
         watched.get().signal(libc::SIGKILL).unwrap();
@@ -198,7 +200,8 @@ mod tests {
         assert!(watched.ended().now_or_never().is_none(), "to take its status would block");
         tracer.signal(libc::SIGKILL).unwrap();
         watched.ended().await;
-        assert_eq!(watched.get().wait().unwrap(), Exit::Signal(libc::SIGKILL));
+        // Its status is there already.
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
         tracer.wait().unwrap();
     }
 }
