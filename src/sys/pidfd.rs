@@ -177,6 +177,8 @@ mod tests {
             // SAFETY: integers, null pointers that the request does not use, and a readable byte.
             0 => unsafe {
                 let nothing = std::ptr::null_mut::<libc::c_void>();
+                // A test that fails leaves none.
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 let done = libc::ptrace(libc::PTRACE_SEIZE, pid, nothing, nothing);
                 libc::write(tell.as_raw_fd(), if done == 0 { c"y" } else { c"n" }.as_ptr().cast(), 1);
                 libc::pause();
