@@ -104,6 +104,10 @@ pub const EXEC_DRAIN_SILENCE: Duration = Duration::from_millis(250);
 /// The longest that draining delays the result after the exit.
 pub const EXEC_DRAIN_TIME: Duration = Duration::from_secs(2);
 
+/// From the making of a command's process to its program running, at the longest. Milliseconds, unless a file system does not answer or the
+/// user has the process stopped; a thread waits meanwhile, and there are few.
+pub const EXEC_START_TIME: Duration = Duration::from_secs(20);
+
 /// From SIGTERM to SIGKILL after a time-out.
 pub const EXEC_KILL_GRACE: Duration = Duration::from_secs(2);
 

@@ -71,7 +71,11 @@ impl Output {
         for stream in [OutputStream::Stdout, OutputStream::Stderr] {
             loop {
                 let owed = drain.owes(stream);
-                let Some(bytes) = self.read(stream, Source::read_unasked) else { break };
+                let Some(bytes) = self.read(stream, Source::read_unasked) else {
+                    // Whoever else has the pipe may have read it, too.
+                    drain.owed = self.pending();
+                    break;
+                };
                 let ended = bytes.is_empty();
                 self.hand_over(journal, Some(drain), stream, bytes).await;
                 // A daemon may never stop talking.
@@ -206,6 +210,11 @@ impl Drain {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::budget::Budget;
+    use super::super::io::Io;
+    use super::super::journal::Terms;
     use super::*;
 
     const PATIENCE: Patience = Patience { silence: Duration::from_millis(250), limit: Duration::from_secs(2) };
@@ -219,6 +228,17 @@ mod tests {
         let later = start + SECOND;
         drain.handed_over(OutputStream::Stdout, 5, later, later);
         assert_eq!(drain.deadline(), Some(later + PATIENCE.silence));
+    }
+
+    #[tokio::test]
+    async fn what_somebody_else_has_taken_out_of_a_pipe_is_owed_no_more() {
+        let [(stdout, _stdout), (stderr, _stderr)] = [(); 2].map(|()| std::io::pipe().unwrap());
+        let (mut output, _) = Io::pipes(stdout.into(), stderr.into(), None).unwrap().split();
+        let budget = Arc::new(Budget::new(1000));
+        let journal = Journal::new(&budget, Terms { capacity: 100, lossless: false, spill: None }, None);
+        let mut drain = Drain::begin(Instant::now(), PATIENCE, [0, 5]);
+        output.drain_pipes(&journal, &mut drain).await;
+        assert!(drain.deadline().is_some(), "{drain:?}");
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,6 +27,7 @@ use super::start::{Launcher, Started};
 use super::table::{Open, Slot, Table};
 use crate::limits;
 use crate::sys::pidfd::Exit;
+use crate::sys::process::Birth;
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub(super) async fn session(
     open: Open,
 ) {
     let timeout = order.timeout;
-    let Started { live, io, stdin, at } = match begin(&shared, exec.id(), order).await {
+    let Started { live, io, stdin, at } = match begin(&shared, &exec, order).await {
         Ok(started) => started,
         Err(error) => {
             shared.table.failed.fetch_add(1, Ordering::Relaxed);
@@ -91,11 +91,31 @@ pub(super) async fn session(
     throw_away(&shared, output).await;
 }
 
-/// Starts on a thread that may block.
-async fn begin(shared: &Arc<Shared>, id: &str, order: Order) -> Result<Started, ExecError> {
-    let (shared, id) = (Arc::clone(shared), id.to_owned());
-    let start = move || shared.launcher.start(&id, order);
-    tokio::task::spawn_blocking(start).await.unwrap_or_else(|error| {
+/// Starts on a thread that may block, and that its user could hold up for ever.
+async fn begin(shared: &Arc<Shared>, exec: &Exec, order: Order) -> Result<Started, ExecError> {
+    let (shared, id, birth) = (Arc::clone(shared), exec.id().to_owned(), Arc::new(Birth::default()));
+    let (its_birth, grace) = (Arc::clone(&birth), shared.launcher.config.kill_grace);
+    let mut starting = tokio::task::spawn_blocking(move || shared.launcher.start(&id, order, its_birth));
+    let stopped = async {
+        exec.stop.cancelled().await;
+        // Mostly it runs by then, and is ended as any other.
+        tokio::time::sleep(grace).await;
+        birth.end();
+    };
+    let late = async {
+        let mut left = Some(limits::EXEC_START_TIME);
+        while let Some(time) = left {
+            tokio::time::sleep(time).await;
+            left = birth.end_after(limits::EXEC_START_TIME);
+        }
+    };
+    let started = tokio::select! {
+        biased;
+        started = &mut starting => started,
+        () = stopped => starting.await,
+        () = late => starting.await,
+    };
+    started.unwrap_or_else(|error| {
         Err(ExecError::Start { what: "running the thread that starts it", source: io::Error::other(error) })
     })
 }
@@ -124,9 +144,14 @@ impl Life {
         if timed_out {
             shared.table.timed_out.fetch_add(1, Ordering::Relaxed);
         }
-        if forced && !tree.end(shared.launcher.config.kill_grace, limits::EXEC_KILL_TIME).await {
-            tracing::warn!(exec_id = exec.id(), "a process of an exec is still there after SIGKILL");
-            if leader.ended().now_or_never().is_none() {
+        if forced {
+            let mut patience = limits::EXEC_KILL_TIME;
+            if !tree.end(shared.launcher.config.kill_grace, patience).await {
+                tracing::warn!(exec_id = exec.id(), "a process of an exec is still there after SIGKILL");
+                patience = Duration::ZERO;
+            }
+            // One that has ended may be held by a tracer outside of the tree.
+            if tokio::time::timeout(patience, leader.ended()).await.is_err() {
                 let (pid, secs) = (leader.get().pid(), limits::EXEC_KILL_TIME.as_secs());
                 // It keeps its place, and nobody waits for it any longer.
                 shared.tasks.spawn(self.outlast());

@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::accounts::{self, Account, AccountFiles};
@@ -21,7 +22,7 @@ use super::tree::Tree;
 use crate::api::TtySize;
 use crate::sys::cgroup::{Cgroup, CgroupParent};
 use crate::sys::pidfd::{Pidfd, WatchedPidfd};
-use crate::sys::process::{Credentials, Inherited, Launch, LaunchError, Stage, c_string, effective_ids};
+use crate::sys::process::{Birth, Credentials, Inherited, Launch, LaunchError, Stage, c_string, effective_ids};
 
 /// A program that somebody has open for writing cannot be run. Mostly that somebody is a fork of ours in the instant before its
 /// own execve, with a file that was being uploaded; so it is tried again for a moment.
@@ -56,10 +57,11 @@ impl Launcher {
         Self { config, files, inherited: Inherited::look(), cleanup }
     }
 
-    /// Starts an order under this id. Needs to be called within a runtime, on a thread that may block.
-    pub(super) fn start(&self, id: &str, order: Order) -> Result<Started, ExecError> {
+    /// Starts an order under this id, unless its birth is ended before. Needs to be called within a runtime, on a thread that may
+    /// block.
+    pub(super) fn start(&self, id: &str, order: Order, birth: Arc<Birth>) -> Result<Started, ExecError> {
         let Self { config, cleanup, .. } = self;
-        let ready = Ready::new(self, order)?;
+        let ready = Ready::new(self, order, birth)?;
         let cgroup = config.cgroup.as_ref().and_then(|parent| {
             let made = make_cgroup(id, |name| parent.create(name));
             made.inspect_err(|error| {
@@ -100,6 +102,7 @@ fn discard(cleanup: &Cleanup, cgroup: Option<Cgroup>) {
 /// An order with all looked up that it names.
 struct Ready<'a> {
     inherited: &'a Inherited,
+    birth: Arc<Birth>,
     order: Order,
     account: Account,
     env: Variables,
@@ -128,7 +131,7 @@ enum Failure {
 }
 
 impl<'a> Ready<'a> {
-    fn new(launcher: &'a Launcher, mut order: Order) -> Result<Self, ExecError> {
+    fn new(launcher: &'a Launcher, mut order: Order, birth: Arc<Birth>) -> Result<Self, ExecError> {
         let Launcher { config, files, inherited, .. } = launcher;
         let user = order.user.clone().unwrap_or_else(|| effective_ids().0.to_string());
         let account = accounts::find(&user, files)?;
@@ -153,7 +156,7 @@ impl<'a> Ready<'a> {
         }
         let candidates = candidates(&order.program, env.get("PATH").map_or(b"", Vec::as_slice));
         let tty_group = order.tty.and_then(|_| accounts::group("tty", files));
-        Ok(Self { inherited, order, account, env, candidates, directories, tty_group })
+        Ok(Self { inherited, birth, order, account, env, candidates, directories, tty_group })
     }
 
     fn launch(&self, cgroup: Option<&Cgroup>) -> Result<Launched, Failure> {
@@ -184,6 +187,7 @@ impl<'a> Ready<'a> {
             stdout: theirs.stdout,
             stderr: theirs.stderr,
             controlling_terminal: self.order.tty.is_some(),
+            birth: Arc::clone(&self.birth),
         };
         let leader = launch.spawn(self.inherited, cgroup).map_err(Failure::Launch)?;
         io.hold([launch.stdout, launch.stderr]);

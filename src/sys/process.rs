@@ -12,16 +12,19 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 
 use self::child::Child;
 use self::vfork::{old_vfork, vfork};
 use super::cgroup::Cgroup;
 use super::pidfd::Pidfd;
 
+mod birth;
 mod child;
 mod inherited;
 mod vfork;
 
+pub use birth::Birth;
 pub use inherited::Inherited;
 
 /// Who a process runs as.
@@ -56,6 +59,8 @@ pub struct Launch {
     pub stderr: OwnedFd,
     /// Standard input is a terminal, which becomes the controlling one of the new session.
     pub controlling_terminal: bool,
+    /// By which its start can be ended while it takes its time.
+    pub birth: Arc<Birth>,
 }
 
 /// What was being done when a start failed.
@@ -83,6 +88,8 @@ pub enum Stage {
     Directory,
     /// Running the program.
     Execute,
+    /// Any of these: it took too long, and was ended.
+    Birth,
 }
 
 impl Stage {
@@ -100,6 +107,10 @@ impl Stage {
             Self::Uid => "setresuid",
             Self::Directory => "chdir",
             Self::Execute => "execve",
+            Self::Birth => {
+                "waiting for its program to run (somebody has stopped its process, or its directory or program is on a file \
+                 system that does not answer)"
+            }
         }
     }
 }
@@ -125,9 +136,9 @@ impl Launch {
         let directory = cgroup.map(Cgroup::directory).transpose().map_err(failed(Stage::Cgroup))?;
         let mut child = Child::new(self, inherited);
         // SAFETY: `run` is made for this, and takes what it is given here, which nobody else touches.
-        let born = unsafe { vfork(directory, Child::run, (&raw mut child).cast()) };
+        let born = unsafe { vfork(directory, Child::run, (&raw mut child).cast(), &self.birth) };
         match born {
-            Ok(born) => finish(child, born),
+            Ok(born) => self.finish(child.into_failure(), born),
             Err(error) if is_unknown(&error) => self.spawn_in_old_ways(inherited, cgroup),
             Err(source) if is_of_cgroup(&source) => Err(LaunchError { stage: Stage::Cgroup, source }),
             Err(source) => Err(LaunchError { stage: Stage::Fork, source }),
@@ -140,8 +151,9 @@ impl Launch {
         let procs = cgroup.map(Cgroup::open_procs).transpose().map_err(failed(Stage::Cgroup))?;
         let mut child = Child::old(self, inherited, procs.as_ref());
         // SAFETY: as in `spawn`.
-        let born = unsafe { old_vfork(Child::run, (&raw mut child).cast()) };
-        finish(child, born.map_err(failed(Stage::Fork))?)
+        let born = unsafe { old_vfork(Child::run, (&raw mut child).cast(), &self.birth) };
+        let failure = child.into_failure();
+        self.finish(failure, born.map_err(failed(Stage::Fork))?)
     }
 
     /// Moves streams that have the numbers of standard ones out of their own way.
@@ -157,18 +169,21 @@ impl Launch {
         }
         Ok(())
     }
-}
 
-/// The child, or what became of it.
-fn finish(child: Child<'_>, born: vfork::Born) -> Result<Pidfd, LaunchError> {
-    let pidfd = Pidfd::of_child(born.pidfd, born.pid);
-    match child.into_failure() {
-        None => Ok(pidfd),
-        Some((stage, source)) => {
-            // It has ended, or is about to.
-            let _ = pidfd.wait();
-            Err(LaunchError { stage, source })
-        }
+    /// The child, or what became of it.
+    fn finish(&self, failure: Option<(Stage, io::Error)>, born: vfork::Born) -> Result<Pidfd, LaunchError> {
+        let pidfd = Pidfd::of_child(born.pidfd, born.pid);
+        let failure = match failure {
+            _ if self.birth.is_ended() => {
+                let _ = pidfd.signal(libc::SIGKILL);
+                (Stage::Birth, io::ErrorKind::TimedOut.into())
+            }
+            None => return Ok(pidfd),
+            Some(failure) => failure,
+        };
+        // It has ended, or is about to.
+        let _ = pidfd.wait();
+        Err(LaunchError { stage: failure.0, source: failure.1 })
     }
 }
 
@@ -264,6 +279,7 @@ mod tests {
             stdout: writer.try_clone().unwrap().into(),
             stderr: writer.into(),
             controlling_terminal: false,
+            birth: Arc::default(),
         };
         (launch, reader)
     }
@@ -406,6 +422,41 @@ mod tests {
             }
         }
         assert_eq!(ASKED_BY_CHILDREN.load(Relaxed), 0);
+    }
+
+    /// From asm-generic/fcntl.h.
+    const F_SETOWN_EX: libc::c_int = 15;
+
+    /// A start that stands still until somebody else goes on: a script whose file is held by a lease, which execve waits for.
+    #[test]
+    fn a_start_that_stands_still_is_ended_from_outside_and_leaves_no_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("script");
+        std::fs::write(&script, "#!/bin/true\n").unwrap();
+        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let script = script.to_str().unwrap();
+        let (held, mut reader) = launch(&[script]);
+        let birth = Arc::clone(&held.birth);
+        let holder = std::fs::File::options().write(true).open(script).unwrap();
+        // The kernel tells of who waits by SIGIO, which would end us, and to any thread if it is not told which.
+        // SAFETY: the struct f_owner_ex of fcntl(2), F_OWNER_TID and the thread; else integers.
+        let owned = unsafe { libc::fcntl(holder.as_raw_fd(), F_SETOWN_EX, [0, libc::gettid()].as_ptr()) };
+        assert_eq!(owned, 0);
+        let mut waits = nix::sys::signal::SigSet::empty();
+        waits.add(nix::sys::signal::Signal::SIGIO);
+        waits.thread_block().unwrap();
+        // SAFETY: integers only.
+        assert_eq!(unsafe { libc::fcntl(holder.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) }, 0);
+        let start = std::thread::spawn(move || run(held));
+        waits.wait().unwrap();
+        assert!(birth.end_after(std::time::Duration::from_secs(3600)).is_some());
+        birth.end();
+        assert_eq!(start.join().unwrap().unwrap_err().stage, Stage::Birth);
+        drop(holder);
+        assert_eq!(io::Read::read(&mut reader, &mut [0]).unwrap(), 0, "nobody has the write end any more");
+        let (mut next, _reader) = launch(&["/bin/true"]);
+        next.birth = birth;
+        assert_eq!(run(next).unwrap_err().stage, Stage::Birth);
     }
 
     #[test]

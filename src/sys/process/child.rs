@@ -72,8 +72,10 @@ impl<'a> Child<'a> {
     pub(super) unsafe extern "C" fn run(child: *mut c_void) -> ! {
         // SAFETY: the caller's promise.
         let child = unsafe { &mut *child.cast::<Self>() };
-        let Err(failure) = child.try_become();
-        child.failure = Some(failure);
+        if child.launch.birth.begin() {
+            let Err(failure) = child.try_become();
+            child.failure = Some(failure);
+        }
         // SAFETY: ends this process only, with none of the parent's exit handlers run.
         unsafe { libc::_exit(127) }
     }

@@ -13,7 +13,9 @@
 use std::arch::asm;
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::Birth;
 
 /// What the child does. It runs with all signals blocked, on the stack and in the memory of a thread that stands still.
 pub(super) type Body = unsafe extern "C" fn(*mut c_void) -> !;
@@ -43,12 +45,16 @@ const FLAGS: libc::c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDF
 /// # Safety
 /// `body` never returns or unwinds, calls only what is async-signal-safe, and leaves alone what other threads own; `argument` is
 /// what it takes.
-pub(super) unsafe fn vfork(cgroup: Option<BorrowedFd<'_>>, body: Body, argument: *mut c_void) -> io::Result<Born> {
-    let mut pidfd: RawFd = -1;
+pub(super) unsafe fn vfork(
+    cgroup: Option<BorrowedFd<'_>>,
+    body: Body,
+    argument: *mut c_void,
+    birth: &Birth,
+) -> io::Result<Born> {
     // SAFETY: plain integers, for which zeroes are a value.
     let mut request: libc::clone_args = unsafe { std::mem::zeroed() };
     request.flags = FLAGS as u64 | CLONE_CLEAR_SIGHAND;
-    request.pidfd = (&raw mut pidfd) as u64;
+    request.pidfd = birth.pidfd.as_ptr() as u64;
     request.exit_signal = libc::SIGCHLD as u64;
     if let Some(cgroup) = cgroup {
         request.flags |= CLONE_INTO_CGROUP;
@@ -57,7 +63,7 @@ pub(super) unsafe fn vfork(cgroup: Option<BorrowedFd<'_>>, body: Body, argument:
     let call = [(&raw const request) as usize, size_of::<libc::clone_args>(), 0, 0, 0];
     // SAFETY: the request is of the size that is given, without a stack, which is ours for CLONE_VFORK's sake; the rest is the
     // caller's promise.
-    unsafe { begin(libc::SYS_clone3, call, body, argument, &raw const pidfd) }
+    unsafe { begin(libc::SYS_clone3, call, body, argument, birth) }
 }
 
 /// The same by clone(2), in our own cgroup and with our handlers.
@@ -67,13 +73,12 @@ pub(super) unsafe fn vfork(cgroup: Option<BorrowedFd<'_>>, body: Body, argument:
 ///
 /// # Safety
 /// As for [`vfork`].
-pub(super) unsafe fn old_vfork(body: Body, argument: *mut c_void) -> io::Result<Born> {
-    let mut pidfd: RawFd = -1;
+pub(super) unsafe fn old_vfork(body: Body, argument: *mut c_void, birth: &Birth) -> io::Result<Born> {
     // With CLONE_PIDFD the third argument, which is the parent's thread id else, is where the handle goes. The two after it, in
     // an order of each architecture's own, are unused.
-    let call = [(FLAGS | libc::SIGCHLD) as usize, 0, (&raw mut pidfd) as usize, 0, 0];
+    let call = [(FLAGS | libc::SIGCHLD) as usize, 0, birth.pidfd.as_ptr() as usize, 0, 0];
     // SAFETY: no stack is ours again; the rest is the caller's promise.
-    unsafe { begin(libc::SYS_clone, call, body, argument, &raw const pidfd) }
+    unsafe { begin(libc::SYS_clone, call, body, argument, birth) }
 }
 
 /// # Safety
@@ -83,18 +88,19 @@ unsafe fn begin(
     call: [usize; 5],
     body: Body,
     argument: *mut c_void,
-    pidfd: *const RawFd,
+    birth: &Birth,
 ) -> io::Result<Born> {
     // A handler of ours must not run in the child, which has our memory; what is pending is for us.
     let blocked = block_signals();
+    birth.expect();
     // SAFETY: the caller's promise.
     let result = unsafe { call_and_part(number, call, body, argument) };
     restore_signals(blocked);
+    birth.over();
     if result < 0 {
         return Err(io::Error::from_raw_os_error(i32::try_from(-result).unwrap_or(libc::EINVAL)));
     }
-    // SAFETY: the kernel has written it there; the caller's variable lives.
-    let fd = unsafe { pidfd.read_volatile() };
+    let fd = birth.pidfd();
     // SAFETY: the kernel just made this descriptor for us, and nothing else owns it.
     Ok(Born { pid: i32::try_from(result).map_err(io::Error::other)?, pidfd: unsafe { OwnedFd::from_raw_fd(fd) } })
 }
