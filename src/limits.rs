@@ -302,7 +302,7 @@ pub const TREE_HARD_LINKS: usize = 262_144;
 /// An extended attribute, or the names of all of a file, in bytes: Linux's own limit (XATTR_SIZE_MAX).
 pub const XATTR_BYTES: usize = 64 * 1024;
 
-/// Extended header of a tar entry (long names, extended attributes), in bytes.
+/// Extended headers of a tar entry together (long names, extended attributes), in bytes.
 pub const TAR_HEADER_BYTES: usize = 1024 * 1024;
 
 /// Ranges of data of one sparse file in a tree, 16 bytes each. Beyond it, holes are sent as zeros.
