@@ -281,6 +281,19 @@ impl Extended {
     }
 }
 
+/// Reads a tar stream to its end mark and gives the number of entries.
+///
+/// # Errors
+/// As [`Reader::next_entry`].
+pub fn check(input: impl Read) -> Result<u64, ArchiveError> {
+    let mut reader = Reader::new(input);
+    let mut entries = 0;
+    while reader.next_entry()?.is_some() {
+        entries += 1;
+    }
+    Ok(entries)
+}
+
 fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
     if let Some(end) = bytes.iter().position(|byte| *byte == 0) {
         bytes.truncate(end);
