@@ -234,8 +234,8 @@ pub const CLIENT_MESSAGE_BYTES: usize = 1024 * 1024;
 /// Chunks between the parts of guestctl: what was read and not yet sent, or received and not yet written.
 pub const CLIENT_QUEUED_CHUNKS: usize = 8;
 
-/// For a guestctl that was asked by a signal to go, to write the output that it has. A reader that does not read must not keep it;
-/// longer than any that reads takes for what is queued.
+/// For a guestctl that was asked to go, to write the output that it has, and to pass a hang-up on. A reader that does not read
+/// or a VM that stands still must not keep it; longer than any that moves takes.
 pub const CLIENT_LEAVE_TIME: Duration = Duration::from_secs(2);
 
 /// Connections through one `guestctl tunnel` at once; more wait to be accepted.

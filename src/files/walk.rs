@@ -204,7 +204,10 @@ mod tests {
         let planted = root.path().join("planted");
         link(&planted, &home.join("trap"), 1000);
         let found = Place::find(home.join("trap/file"), Walk { follow_last: true, create_dirs: true });
-        assert!(matches!(&found, Err(FileError::Call { source, .. }) if source.kind() == io::ErrorKind::NotFound), "{found:?}");
+        assert!(
+            matches!(&found, Err(FileError::Call { source, .. }) if source.kind() == io::ErrorKind::NotFound),
+            "{found:?}"
+        );
         assert!(!planted.exists());
     }
 
