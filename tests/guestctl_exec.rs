@@ -235,7 +235,8 @@ fn an_exec_that_is_not_there_is_told() {
     {
         let output = run(&agent, args);
         assert_eq!(output.status.code(), Some(125), "{args:?}");
-        assert!(text(&output.stderr).contains("nobody"), "{}", text(&output.stderr));
+        let said = text(&output.stderr);
+        assert!(said.contains("nobody") && said.contains("guestctl ps -a"), "{said}");
     }
 }
 
