@@ -242,8 +242,8 @@ pub const CLIENT_MESSAGE_BYTES: usize = 1024 * 1024;
 /// Chunks between the parts of guestctl: what was read and not yet sent, or received and not yet written.
 pub const CLIENT_QUEUED_CHUNKS: usize = 8;
 
-/// For a guestctl that was asked by a signal to go, to write the output that it has. A reader that does not read must not keep it;
-/// longer than any that reads takes for what is queued.
+/// For a guestctl that was asked to go, to write the output that it has, and to pass a hang-up on. A reader that does not read
+/// or a VM that stands still must not keep it; longer than any that moves takes.
 pub const CLIENT_LEAVE_TIME: Duration = Duration::from_secs(2);
 
 /// Connections through one `guestctl tunnel` at once; more wait to be accepted.
@@ -310,7 +310,7 @@ pub const TREE_HARD_LINKS: usize = 262_144;
 /// An extended attribute, or the names of all of a file, in bytes: Linux's own limit (XATTR_SIZE_MAX).
 pub const XATTR_BYTES: usize = 64 * 1024;
 
-/// Extended header of a tar entry (long names, extended attributes), in bytes.
+/// Extended headers of a tar entry together (long names, extended attributes), in bytes.
 pub const TAR_HEADER_BYTES: usize = 1024 * 1024;
 
 /// Ranges of data of one sparse file in a tree, 16 bytes each. Beyond it, holes are sent as zeros.

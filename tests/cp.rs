@@ -321,6 +321,22 @@ fn an_agent_that_is_killed_leaves_the_old_file_here_and_the_copy_fails() {
 }
 
 #[test]
+fn a_copy_that_is_told_to_go_leaves_no_part_of_a_file() {
+    let (agent, vm_side, here) = (TestAgent::start(), dir(), dir());
+    let source = vm_side.path().join("huge");
+    File::create(&source).unwrap().set_len(1 << 40).unwrap();
+    let mut client = guestctl(&agent, &["cp".as_ref(), &vm(&source), here.path().as_os_str()]);
+    let client = client.stderr(Stdio::piped()).spawn().unwrap();
+    eventually("a part has arrived", || (names(here.path()).len() == 1).then_some(()));
+    let pid = nix::unistd::Pid::from_raw(client.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let output = client.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), said.contains("ended by signal 15")), (Some(143), true), "{said}");
+    assert!(names(here.path()).is_empty());
+}
+
+#[test]
 fn what_cannot_be_copied_is_said_with_advice_and_an_exit_code() {
     let (agent, dir) = (TestAgent::start(), dir());
     let at = vm(dir.path());
@@ -367,6 +383,9 @@ fn a_tree_that_fails_on_either_side_names_its_entry() {
         let (code, said) = refused(&agent, &["-r".as_ref(), &sides[0], &sides[1]]);
         assert_eq!((code, said.contains("depth")), (125, true), "{said}");
     }
+    // Where only tar would look at it, which takes the end of such a stream for that of the archive.
+    let (code, said) = refused(&agent, &["-r".as_ref(), &vm(&path("deep")), "-".as_ref()]);
+    assert_eq!((code, said.contains("depth")), (125, true), "{said}");
 }
 
 #[test]
@@ -384,4 +403,7 @@ fn json_is_one_document_and_nothing_is_drawn_where_there_is_no_terminal() {
     assert_eq!((&copied["path"], &copied["bytes"]), (&path.to_str().unwrap().into(), &5.into()), "{copied}");
     let copied = json(&["-r".as_ref(), dir.path().join("tree").as_os_str(), &vm(&dir.path().join("copy"))]);
     assert_eq!((&copied["entries"], &copied["xattrs_skipped"]), (&2.into(), &0.into()), "{copied}");
+    let odd = dir.path().join(OsStr::from_bytes(b"o\xffd"));
+    let copied = json(&[path.as_os_str(), &vm(&odd)]);
+    assert_eq!(copied["path"], *odd.to_string_lossy(), "{copied}");
 }

@@ -150,6 +150,20 @@ fn ctrl_c_is_the_commands_and_a_second_one_is_ours() {
 }
 
 #[test]
+fn a_signal_that_nohup_had_ignored_ends_nothing() {
+    let agent = TestAgent::start();
+    let plain = guestctl(&agent, &["exec", "-i", "--", "sh", "-c", "echo up; read line; echo got $line"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(plain.get_program()).args(plain.get_args());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().as_deref(), Some("up"));
+    signal(&child, Signal::SIGHUP);
+    child.stdin.take().unwrap().write_all(b"it\n").unwrap();
+    assert_eq!((lines.next().as_deref(), child.wait().unwrap().code()), (Some("got it"), Some(0)));
+}
+
+#[test]
 fn a_detached_exec_is_listed_followed_signalled_and_waited_for() {
     let agent = TestAgent::start();
     let dir = tempfile::tempdir().unwrap();
@@ -221,7 +235,8 @@ fn an_exec_that_is_not_there_is_told() {
     {
         let output = run(&agent, args);
         assert_eq!(output.status.code(), Some(125), "{args:?}");
-        assert!(text(&output.stderr).contains("nobody"), "{}", text(&output.stderr));
+        let said = text(&output.stderr);
+        assert!(said.contains("nobody") && said.contains("guestctl ps -a"), "{said}");
     }
 }
 

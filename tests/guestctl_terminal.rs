@@ -5,11 +5,14 @@
 mod support;
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
+use guestd::limits::CLIENT_LEAVE_TIME;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
@@ -194,6 +197,44 @@ fn a_shell_is_a_login_shell_and_is_hung_up_by_its_escape() {
     screen.shows(&format!("guestctl: exec {id} was hung up"));
     assert_eq!(screen.end().code(), Some(129));
     eventually("the shell has ended", || (state(&agent, &id) == "exited").then_some(()));
+}
+
+#[test]
+fn a_shell_in_a_vm_that_stands_still_is_left_at_once() {
+    let agent = TestAgent::start();
+    let mut screen = Screen::new(&agent, &["shell"]);
+    screen.type_in(b"echo u''p\r");
+    screen.shows("up\r\n");
+    kill(agent.pid(), Signal::SIGSTOP).unwrap();
+    let asked = Instant::now();
+    screen.type_in(b"\r~.");
+    let status = screen.end();
+    kill(agent.pid(), Signal::SIGCONT).unwrap();
+    // An answer is waited for ten times as long.
+    assert_eq!((status.code(), asked.elapsed() < 5 * CLIENT_LEAVE_TIME), (Some(129), true), "{:?}", asked.elapsed());
+}
+
+#[test]
+fn keys_that_nobody_takes_do_not_keep_who_is_told_to_go() {
+    let agent = TestAgent::start();
+    let mut screen =
+        Screen::new(&agent, &["exec", "-it", "--", "sh", "-c", "stty raw -echo; echo up; exec sleep 1000"]);
+    screen.shows("up");
+    let mut keys = screen.keys.try_clone().unwrap();
+    fcntl(&keys, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    // Until guestctl takes no more of them, for as long as it would need for all that it can take.
+    eventually("nothing is taken", || {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(500) {
+            match keys.write(&[b'k'; 4096]) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
+                written => return written.map(|_| None).unwrap(),
+            }
+        }
+        Some(())
+    });
+    screen.signal(Signal::SIGTERM);
+    assert_eq!(screen.end().code(), Some(143));
 }
 
 #[test]

@@ -34,6 +34,6 @@ pub use entry::{Entry, EntryKind};
 pub use error::ArchiveError;
 pub use pack::{PackFailure, pack, pack_one};
 pub use pipe::{Chunk, ChunkReader, ChunkWriter};
-pub use reader::Reader;
+pub use reader::{Reader, check};
 pub use unpack::{Totals, unpack};
 pub use writer::Writer;

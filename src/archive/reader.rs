@@ -60,6 +60,8 @@ impl<R: Read> Reader<R> {
     pub fn next_entry(&mut self) -> Result<Option<Entry>, ArchiveError> {
         self.skip_content()?;
         let mut extended = Extended::default();
+        // For all extended headers of an entry together: a sender could go on with them for ever.
+        let mut room = limits::TAR_HEADER_BYTES;
         loop {
             let mut block = [0; BLOCK];
             self.fill(&mut block)?;
@@ -74,16 +76,17 @@ impl<R: Read> Reader<R> {
             let size = header.number(header::SIZE).and_then(|size| u64::try_from(size).ok());
             let size = size.ok_or_else(|| self.wrong("an entry's size is no number"))?;
             match header.kind() {
-                b'x' => extended.read(&self.special(size)?).map_err(|why| self.wrong(why))?,
+                b'x' => extended.read(&self.special(size, &mut room)?).map_err(|why| self.wrong(why))?,
                 b'g' => {
-                    let content = self.special(size)?;
+                    // Read for one record and forgotten.
+                    let content = self.special(size, &mut { limits::TAR_HEADER_BYTES })?;
                     let records = pax::parse(&content).map_err(|why| self.wrong(why))?;
                     if let Some((_, reason)) = records.iter().find(|(key, _)| *key == pax::ABORT.as_bytes()) {
                         return Err(ArchiveError::Sender { reason: String::from_utf8_lossy(reason).into_owned() });
                     }
                 }
-                b'L' => extended.path = Some(until_nul(self.special(size)?)),
-                b'K' => extended.link = Some(until_nul(self.special(size)?)),
+                b'L' => extended.path = Some(until_nul(self.special(size, &mut room)?)),
+                b'K' => extended.link = Some(until_nul(self.special(size, &mut room)?)),
                 _ => return self.entry(&header, size, extended).map(Some),
             }
         }
@@ -143,6 +146,8 @@ impl<R: Read> Reader<R> {
             segments: None,
             xattrs: extended.xattrs,
         };
+        // Nothing but a file has content (POSIX.1-2001, pax, "ustar Interchange Format"), whatever old writers say of its size.
+        let size = if entry.kind == EntryKind::File { size } else { 0 };
         (self.remaining, self.padding) = (size, padding(size));
         if entry.kind == EntryKind::File {
             entry.size = extended.sparse_size.unwrap_or(size);
@@ -195,12 +200,12 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// The content of an extended header.
-    fn special(&mut self, size: u64) -> Result<Vec<u8>, ArchiveError> {
-        let length = usize::try_from(size).ok().filter(|length| *length <= limits::TAR_HEADER_BYTES);
-        let length = length.ok_or_else(|| {
-            self.wrong(&format!("an extended header is longer than {} bytes", limits::TAR_HEADER_BYTES))
+    /// The content of an extended header, which takes from the room for those of its entry.
+    fn special(&mut self, size: u64, room: &mut usize) -> Result<Vec<u8>, ArchiveError> {
+        let length = usize::try_from(size).ok().filter(|length| *length <= *room).ok_or_else(|| {
+            self.wrong(&format!("extended headers are longer than {} bytes", limits::TAR_HEADER_BYTES))
         })?;
+        *room -= length;
         let mut content = vec![0; length + padding(size)];
         self.fill(&mut content)?;
         content.truncate(length);
@@ -274,6 +279,19 @@ impl Extended {
         }
         Ok(())
     }
+}
+
+/// Reads a tar stream to its end mark and gives the number of entries.
+///
+/// # Errors
+/// As [`Reader::next_entry`].
+pub fn check(input: impl Read) -> Result<u64, ArchiveError> {
+    let mut reader = Reader::new(input);
+    let mut entries = 0;
+    while reader.next_entry()?.is_some() {
+        entries += 1;
+    }
+    Ok(entries)
 }
 
 fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {

@@ -135,6 +135,41 @@ fn a_stream_that_is_cut_off_anywhere_is_an_error_and_leaves_whole_files_alone() 
 }
 
 #[test]
+fn an_entry_that_is_no_file_has_no_content_whatever_size_it_states() {
+    for kind in [
+        EntryKind::Directory,
+        EntryKind::HardLink("a".into()),
+        EntryKind::Symlink("a".into()),
+        EntryKind::Fifo,
+        EntryKind::CharDevice { major: 1, minor: 3 },
+    ] {
+        let mut bytes = archive(&[file("a", b""), plain("x", kind.clone()), file("b", b"1"), file("c", b"2")]);
+        // The second header, with a size of two blocks.
+        let mut header = header::Block::try_from(&bytes[512..1024]).unwrap();
+        header[124..136].copy_from_slice(b"00000002000\0");
+        header[148..156].fill(b' ');
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        bytes[512..1024].copy_from_slice(&header);
+        let paths: Vec<_> = read_all(&bytes).unwrap().into_iter().map(|(entry, _)| entry.path).collect();
+        let name = if kind == EntryKind::Directory { "x/" } else { "x" };
+        assert_eq!(paths, ["a", name, "b", "c"].map(Path::new), "{kind:?}");
+    }
+}
+
+#[test]
+fn extended_headers_without_end_are_refused() {
+    let mut long = entry("a", EntryKind::File);
+    long.xattrs = vec![Xattr { name: b"user.a".to_vec(), value: vec![b'x'; 600_000] }];
+    let whole = archive(&[(long, Vec::new())]);
+    assert!(read_all(&whole).is_ok());
+    // The extended header once more, without the entry that it is for.
+    let extended = &whole[..whole.len() - 3 * 512];
+    let refused = read_all(&[extended, &whole[..]].concat()).unwrap_err().to_string();
+    assert!(refused.contains("extended headers are longer than"), "{refused}");
+}
+
+#[test]
 fn what_the_sender_says_when_it_fails_arrives() {
     let mut bytes = Vec::new();
     let mut writer = Writer::new(&mut bytes);

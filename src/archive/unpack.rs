@@ -236,16 +236,16 @@ impl Unpacker<'_> {
     /// Owner, mode and time of what has no content.
     fn dress(&self, entry: &Entry, parent: &Dir, name: &OsStr) -> Result<(), ArchiveError> {
         let failed = |action| ArchiveError::call(action, &entry.path);
-        if matches!(entry.kind, EntryKind::HardLink(_)) {
+        let kind = match entry.kind {
             // It has what its first name has.
-            return Ok(());
-        }
-        if self.root {
-            parent.set_owner_of(name, entry.uid, entry.gid).map_err(failed("set the owner of"))?;
-        }
-        if !matches!(entry.kind, EntryKind::Symlink(_)) {
-            parent.set_mode_of(name, self.mode(entry)).map_err(failed("set the mode of"))?;
-        }
+            EntryKind::HardLink(_) | EntryKind::File | EntryKind::Directory => return Ok(()),
+            EntryKind::Symlink(_) => Kind::Symlink,
+            EntryKind::Fifo => Kind::Fifo,
+            EntryKind::CharDevice { .. } => Kind::CharDevice,
+            EntryKind::BlockDevice { .. } => Kind::BlockDevice,
+        };
+        let owner = self.root.then_some((entry.uid, entry.gid));
+        parent.dress(name, kind, owner, self.mode(entry)).map_err(failed("set owner and mode of"))?;
         parent.set_mtime_of(name, entry.mtime).map_err(failed("set the time of"))
     }
 

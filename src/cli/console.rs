@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::api::{ExecExit, OutputStream, SignalRequest, SignalTarget, TtySize};
 use crate::client::{Client, ClientError, ExecEvent, ExecSession, ReadFrom, Retry, SessionReader, SessionWriter};
@@ -158,7 +158,8 @@ impl Console<'_> {
             self.from = ReadFrom::Cursor(cursor);
         }
         if !matches!(end, End::Lost(_)) {
-            writer.close().await;
+            // Behind keys that nobody takes, it is not sent.
+            let _ = timeout(limits::CLIENT_LEAVE_TIME, writer.close()).await;
         }
         Ok(end)
     }
@@ -188,10 +189,11 @@ impl Console<'_> {
         }
     }
 
-    /// As when a terminal goes away. That it did not reach the exec is seen by `guestctl ps`.
+    /// As when a terminal goes away. That it did not reach the exec is seen by `guestctl ps`; a VM that stands still is what
+    /// people leave this way, and must not keep them.
     async fn end_it(&self) {
         let hang_up = SignalRequest { signal: Asked::HangUp.name().into(), to: SignalTarget::Tree };
-        let _ = self.client.exec_signal(&self.id, &hang_up).await;
+        let _ = timeout(limits::CLIENT_LEAVE_TIME, self.client.exec_signal(&self.id, &hang_up)).await;
     }
 }
 

@@ -103,7 +103,7 @@ impl Failure {
             Self::ExecTimedOut { .. } => exit::TIMED_OUT,
             Self::StdoutClosed => exit::BROKEN_PIPE,
             Self::HungUp { .. } => exit::HUNG_UP,
-            Self::Left { signal, .. } | Self::Unwritten { signal } => {
+            Self::Left { signal, .. } | Self::Unwritten { signal } | Self::Copy(CopyFailure::Asked { signal }) => {
                 u8::try_from(signal.saturating_add(128)).unwrap_or(exit::FAILURE)
             }
             _ => exit::FAILURE,

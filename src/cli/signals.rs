@@ -1,10 +1,13 @@
 //! Signals that ask guestctl to go.
 //!
-//! From the first use on they no longer end it by themselves: whoever holds this decides.
+//! From the first use on they no longer end it by themselves: whoever holds this decides. What whoever started guestctl had
+//! ignored, as nohup(1) does, stays so.
 
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::sys::process::ignores;
 
 use super::failure::Failure;
 
@@ -14,10 +17,10 @@ const INSIST_TIME: Duration = Duration::from_secs(2);
 /// The signals.
 #[derive(Debug)]
 pub(super) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hang_up: Signal,
-    quit: Signal,
+    interrupt: Option<Signal>,
+    terminate: Option<Signal>,
+    hang_up: Option<Signal>,
+    quit: Option<Signal>,
 }
 
 /// One of them.
@@ -54,7 +57,10 @@ impl Asked {
 impl Signals {
     /// Begins to receive them.
     pub(super) fn new() -> Result<Self, Failure> {
-        let receive = |kind| signal(kind).map_err(Failure::Signals);
+        let receive = |kind: SignalKind| {
+            let ignored = ignores(kind.as_raw_value()).map_err(Failure::Signals)?;
+            if ignored { Ok(None) } else { signal(kind).map(Some).map_err(Failure::Signals) }
+        };
         Ok(Self {
             interrupt: receive(SignalKind::interrupt())?,
             terminate: receive(SignalKind::terminate())?,
@@ -66,13 +72,21 @@ impl Signals {
     /// The next one.
     pub(super) async fn next(&mut self) -> Asked {
         tokio::select! {
-            Some(()) = self.interrupt.recv() => Asked::Interrupt,
-            Some(()) = self.terminate.recv() => Asked::Terminate,
-            Some(()) = self.hang_up.recv() => Asked::HangUp,
-            Some(()) = self.quit.recv() => Asked::Quit,
-            else => std::future::pending().await,
+            () = received(&mut self.interrupt) => Asked::Interrupt,
+            () = received(&mut self.terminate) => Asked::Terminate,
+            () = received(&mut self.hang_up) => Asked::HangUp,
+            () = received(&mut self.quit) => Asked::Quit,
         }
     }
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    if let Some(signal) = signal
+        && signal.recv().await.is_some()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// What a signal means while a command runs that has no terminal. Pure but for the clock.

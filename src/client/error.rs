@@ -348,7 +348,11 @@ fn io_advice(kind: io::ErrorKind, endpoint: &Endpoint) -> &'static str {
 #[must_use]
 pub fn advice_for(code: ErrorCode) -> &'static str {
     match code {
-        ErrorCode::BadRequest | ErrorCode::InvalidField | ErrorCode::MethodNotAllowed | ErrorCode::NotFound => {
+        ErrorCode::InvalidField => "give a value as the message says",
+        ErrorCode::NotFound => {
+            "check the path or id (`guestctl ps -a` lists execs), and that guestd is not older than this client (`guestctl info`)"
+        }
+        ErrorCode::BadRequest | ErrorCode::MethodNotAllowed => {
             "guestd in the VM and this client may be of different versions: compare them with `guestctl info`"
         }
         ErrorCode::Unauthorized => "give the VM's token (guestctl: --token-file FILE)",

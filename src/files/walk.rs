@@ -87,7 +87,9 @@ impl Place {
             if last && !walk.follow_last {
                 return Ok(Self { dir, name: Some(name), path });
             }
-            if !last && let Some(inner) = directory(&dir, &name, walk.create_dirs).map_err(failed("walk to"))? {
+            // Nothing is made before a link of a user has led to what is his.
+            let create = walk.create_dirs && !steps.iter().any(|step| matches!(step, Step::LinkEnd { .. }));
+            if !last && let Some(inner) = directory(&dir, &name, create).map_err(failed("walk to"))? {
                 dir = inner;
                 continue;
             }
@@ -194,6 +196,19 @@ mod tests {
             let refused = Place::find(home.join(trap), FOLLOW);
             assert!(matches!(refused, Err(FileError::LinkRefused { uid: 1000, .. })), "{trap}: {refused:?}");
         }
+    }
+
+    #[test]
+    fn a_link_of_a_user_makes_no_directory() {
+        let (root, home) = home();
+        let planted = root.path().join("planted");
+        link(&planted, &home.join("trap"), 1000);
+        let found = Place::find(home.join("trap/file"), Walk { follow_last: true, create_dirs: true });
+        assert!(
+            matches!(&found, Err(FileError::Call { source, .. }) if source.kind() == io::ErrorKind::NotFound),
+            "{found:?}"
+        );
+        assert!(!planted.exists());
     }
 
     #[test]

@@ -234,6 +234,18 @@ pub fn keep_exit_statuses() -> io::Result<()> {
     }
 }
 
+/// Is a signal ignored by this process? As after nohup(1), or in the background of a shell without job control.
+///
+/// # Errors
+/// There is no such signal.
+pub fn ignores(signal: i32) -> io::Result<bool> {
+    // SAFETY: sigaction is plain data; the call writes only our own struct.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: as above, and with no new action nothing is changed.
+    check(unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) }.into())?;
+    Ok(action.sa_sigaction == libc::SIG_IGN)
+}
+
 /// Bytes that wait in a pipe.
 ///
 /// # Errors

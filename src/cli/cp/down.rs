@@ -12,6 +12,7 @@ use crate::sys::files::{Dir, temporary_name};
 
 use super::super::failure::Failure;
 use super::super::output;
+use super::super::signals::Signals;
 use super::side::{inside, means_directory, trimmed};
 use super::up::is_directory;
 use super::{Copied, CopyFailure, Progress};
@@ -22,16 +23,31 @@ pub(super) async fn to_stdout(
     recursive: bool,
     progress: &mut Progress,
 ) -> Result<Copied, Failure> {
-    let mut content = match is_tree(client, source, recursive).await? {
-        true => client.get_tree(source).await?,
-        false => client.get_file(source, 0).await?,
-    };
+    if is_tree(client, source, recursive).await? {
+        return tree_to_stdout(client.get_tree(source).await?, progress).await;
+    }
+    let mut content = client.get_file(source, 0).await?;
     progress.expect(content.length());
     while let Some(piece) = content.next().await? {
         output::stdout(&piece)?;
         progress.advance(piece.len());
     }
     Ok(Copied { bytes: progress.done(), ..Copied::default() })
+}
+
+/// Reads what it passes on: where the VM failed, the stream itself says so, and tar takes such an end for the archive's.
+async fn tree_to_stdout(mut content: Download, progress: &mut Progress) -> Result<Copied, Failure> {
+    let (sender, reader) = ChunkReader::new();
+    let checking = tokio::task::spawn_blocking(move || archive::check(reader));
+    while let Some(piece) = content.next().await? {
+        output::stdout(&piece)?;
+        progress.advance(piece.len());
+        // Where it has ended, it says why.
+        let _ = sender.send(Ok(piece)).await;
+    }
+    drop(sender);
+    let entries = checking.await.map_err(|_| CopyFailure::Lost)?.map_err(CopyFailure::Tree)?;
+    Ok(Copied { bytes: progress.done(), entries: Some(entries), ..Copied::default() })
 }
 
 pub(super) async fn to_disk(
@@ -65,10 +81,16 @@ async fn file(client: &Client, source: &Path, target: PathBuf, progress: &mut Pr
     // Through a link, as cp does.
     let path = target.canonicalize().unwrap_or_else(|_| target.clone());
     let mut file = Incoming::create(&path, content.mode())?;
-    while let Some(piece) = content.next().await? {
-        file.file.write_all(&piece).map_err(CopyFailure::here("write", &path))?;
-        progress.advance(piece.len());
-    }
+    // What is written in place leaves nothing behind, and a write to it could hold up the answer to a signal.
+    let leaves = file.temporary.is_some();
+    let written = async {
+        while let Some(piece) = content.next().await? {
+            file.file.write_all(&piece).map_err(CopyFailure::here("write", &path))?;
+            progress.advance(piece.len());
+        }
+        Ok::<_, Failure>(())
+    };
+    if leaves { unless_asked(written).await } else { written.await }?;
     file.finish()?;
     Ok(Copied { path: Some(target), bytes: progress.done(), ..Copied::default() })
 }
@@ -143,10 +165,11 @@ async fn tree(client: &Client, source: &Path, target: PathBuf, progress: &mut Pr
     let dir = Dir::open(&target).map_err(CopyFailure::here("open", &target))?;
     let (sender, reader) = ChunkReader::new();
     let extracting = tokio::task::spawn_blocking(move || archive::unpack(&dir, reader));
-    let received = receive(content, &sender, progress).await;
+    let received = unless_asked(async { Ok(receive(content, &sender, progress).await) }).await;
     drop(sender);
+    // Ends when its stream does, and leaves no part of a file.
     let extracted = extracting.await.map_err(|_| CopyFailure::Lost)?;
-    let totals = match (extracted, received) {
+    let totals = match (extracted, received?) {
         // The stream broke, or has no end: why that is so is the connection's to say.
         (Err(ArchiveError::Stream { .. } | ArchiveError::CutOff { .. }), Err(error)) => return Err(error.into()),
         (Err(error), _) => return Err(CopyFailure::Tree(error).into()),
@@ -155,6 +178,15 @@ async fn tree(client: &Client, source: &Path, target: PathBuf, progress: &mut Pr
     };
     let (entries, xattrs_skipped) = (Some(totals.entries), totals.xattrs_skipped);
     Ok(Copied { path: Some(target), bytes: progress.done(), entries, xattrs_skipped })
+}
+
+/// The work, unless a signal asks guestctl to go: then the work is dropped, which removes what it has not completed.
+async fn unless_asked<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let mut signals = Signals::new()?;
+    tokio::select! {
+        done = work => done,
+        asked = signals.next() => Err(CopyFailure::Asked { signal: asked.number() }.into()),
+    }
 }
 
 /// Passes a download on until it ends, or until nobody takes it.

@@ -23,6 +23,8 @@ pub(crate) enum CopyFailure {
     Here { action: &'static str, path: PathBuf, source: io::Error },
     /// A tree could not be packed or extracted here.
     Tree(#[source] ArchiveError),
+    /// A signal asked guestctl to go.
+    Asked { signal: i32 },
     /// A thread of guestctl panicked.
     Lost,
 }
@@ -47,6 +49,7 @@ impl CopyFailure {
             Self::InTheWay { path } => format!("{} is there and no directory", path.display()),
             Self::Here { action, path, source } => format!("cannot {action} {}: {source}", path.display()),
             Self::Tree(error) => error.to_string(),
+            Self::Asked { signal } => format!("ended by signal {signal} before all was copied"),
             Self::Lost => "a thread of guestctl failed".into(),
         }
     }
@@ -60,6 +63,7 @@ impl CopyFailure {
             Self::InTheWay { .. } => "remove it first, or give another name",
             Self::Here { .. } => "check the path on this side, its permissions, and that its disk is not full",
             Self::Tree(_) => "what was copied before it stays; mend that entry and copy again",
+            Self::Asked { .. } => "copy again; files that were complete by then are there",
             Self::Lost => "report this with what was printed above",
         }
     }

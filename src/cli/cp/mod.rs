@@ -33,7 +33,8 @@ use progress::Progress;
 /// What was copied, for programs.
 #[derive(Debug, Default, Serialize)]
 struct Copied {
-    /// The path that was written; null for standard output.
+    /// The path that was written, bytes that are no UTF-8 replaced; null for standard output.
+    #[serde(serialize_with = "lossy")]
     path: Option<PathBuf>,
     /// Bytes that passed, those of a tar stream for a tree.
     bytes: u64,
@@ -41,6 +42,11 @@ struct Copied {
     entries: Option<u64>,
     /// Attributes that could not be kept.
     xattrs_skipped: u64,
+}
+
+/// A copy that is done is told, whatever its name.
+fn lossy<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.to_string_lossy()).serialize(serializer)
 }
 
 pub(super) async fn run(client: &Client, args: CopyArgs, output: Output) -> Result<u8, Failure> {

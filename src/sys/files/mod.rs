@@ -225,20 +225,24 @@ impl Dir {
         Ok(unlinkat(&self.0, name, UnlinkatFlags::RemoveDir)?)
     }
 
-    /// chown(2) of a name.
-    pub fn set_owner_of(&self, name: &OsStr, uid: u32, gid: u32) -> io::Result<()> {
-        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        Ok(fchownat(&self.0, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)?)
-    }
-
-    /// chmod(2) of a name that is no link. A node that was just made under a name of the caller's own.
-    pub fn set_mode_of(&self, name: &OsStr, mode: u32) -> io::Result<()> {
-        // By its own descriptor: fchmodat(2) would follow a link that took its place.
+    /// Owner and mode of a link or node that was just made under a name of the caller's own; a link has no mode.
+    ///
+    /// By its descriptor, and ESTALE for what has another kind or a second name: whoever owns the directory can have put a hard
+    /// link to somebody else's file in its place.
+    pub fn dress(&self, name: &OsStr, kind: Kind, owner: Option<(u32, u32)>, mode: u32) -> io::Result<()> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = openat(&self.0, name, flags, Mode::empty())?;
-        if stat(&fd)?.kind == Kind::Symlink {
-            return Err(Errno::ELOOP.into());
+        let found = stat(&fd)?;
+        if found.kind != kind || found.links != 1 {
+            return Err(Errno::ESTALE.into());
         }
+        if let Some((uid, gid)) = owner {
+            fchownat(&fd, "", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::AT_EMPTY_PATH)?;
+        }
+        if kind == Kind::Symlink {
+            return Ok(());
+        }
+        // fchmod(2) takes no descriptor of this kind.
         let path = xattr::descriptor_path(fd.as_fd());
         Ok(nix::sys::stat::fchmodat(
             nix::fcntl::AT_FDCWD,
@@ -375,4 +379,28 @@ pub fn temporary_name(counter: u32) -> OsString {
 /// Bytes of a path.
 pub fn bytes_of(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_took_the_place_of_a_node_keeps_its_owner_and_mode() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        let name = OsStr::new("node");
+        dir.create_file(OsStr::new("secret")).unwrap();
+        dir.create_hard_link(name, &dir, OsStr::new("secret")).unwrap();
+        let refused = dir.dress(name, Kind::Fifo, Some((1000, 1000)), 0o666).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(Errno::ESTALE as i32));
+        dir.remove(name).unwrap();
+        dir.create_node(OsStr::new("other"), Kind::Fifo, 0).unwrap();
+        dir.create_hard_link(name, &dir, OsStr::new("other")).unwrap();
+        assert!(dir.dress(name, Kind::Fifo, Some((1000, 1000)), 0o666).is_err());
+        for kept in ["secret", "other"] {
+            let found = dir.stat_of(OsStr::new(kept)).unwrap();
+            assert_eq!((found.uid, found.mode), (nix::unistd::geteuid().as_raw(), 0o600), "{kept}");
+        }
+    }
 }
