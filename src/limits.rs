@@ -128,6 +128,10 @@ pub const ACCOUNT_FILE_BYTES: u64 = 4 * 1024 * 1024;
 /// From the end of an exec to the removal of its cgroup and all else that it leaves.
 pub const EXEC_CLEANUP_DELAY: Duration = Duration::from_millis(5);
 
+/// Threads for what blocks: starts, files, trees, spills. They come as they are needed and go after ten idle seconds; so many that a
+/// few starts that a hostile user holds up leave enough for the rest.
+pub const BLOCKING_THREADS: usize = 32;
+
 /// What is smaller, in bytes, comes from a heap that keeps what it has: all that an exec needs but its output. What is not is
 /// given back to the kernel.
 pub const SMALL_ALLOCATION_BYTES: usize = 12 * 1024;

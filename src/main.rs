@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use guestd::{
     agent, cli,
     config::{self, Config, LogLevel, Problem},
-    install, keys,
+    install, keys, limits,
     sys::allocator::Allocator,
 };
 
@@ -119,7 +119,7 @@ fn run_agent(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     // One thread: of two, one waits for events that are for the other, and each costs the two a switch, ten or so in an exec. What
     // blocks is on threads of its own.
     tokio::runtime::Builder::new_current_thread()
-        .max_blocking_threads(8)
+        .max_blocking_threads(limits::BLOCKING_THREADS)
         .thread_name("guestd")
         .enable_all()
         .build()
