@@ -14,11 +14,12 @@ build:
     @image/check-static.sh
     @cargo build --quiet --locked --bin guestctl
 
-# Golden image, the tests' image with its legacy services, and the tests' kernel: all in target/image.
+# Golden image, the tests' image with its legacy services and rsync, and the tests' kernel: all in target/image.
 image: build
     @image/kernel.sh
     @image/build.sh --overlay {{ image }}/kernel/overlay --out {{ image }}/golden.ext4
-    @image/build.sh --overlay {{ image }}/kernel/overlay --overlay tests/e2e/overlay --out {{ image }}/e2e.ext4
+    @image/packages-overlay.sh tests/e2e/packages.txt {{ image }}/e2e-packages
+    @image/build.sh --overlay {{ image }}/kernel/overlay --overlay {{ image }}/e2e-packages --overlay tests/e2e/overlay --out {{ image }}/e2e.ext4
 
 # Boot a VM, leave it running and say how to reach it; it ends with ctrl-C.
 [no-exit-message]
@@ -51,7 +52,11 @@ check: build
     cargo deny --offline --log-level error check bans licenses sources
     shellcheck --external-sources --source-path=SCRIPTDIR {{ shell_scripts }}
 
-# Measure: `base` is size, start, memory. A table, and target/bench/NAME.json.
+# Thousands of execs of every kind and a GiB each way, after which nothing may be left; report in target/soak.
+soak: build
+    @cargo run --quiet --locked --release --example soak
+
+# Measure one thing, reports in target/bench: base (size, start, memory), exec (beside ssh and qemu-ga; tests/bench/README.md).
 bench NAME='base': image
     @cargo build --quiet --locked --release --bin guestctl
     @cargo run --quiet --locked --release --example bench-{{ NAME }}

@@ -13,7 +13,9 @@ cd "$here/.."
 target=x86_64-unknown-linux-musl
 
 with_rustup() {
-    cargo build --quiet --locked --release --target "$target" --bin guestd
+    # Packed relocations (DT_RELR, which musl knows since 1.2.4) are 130 KB less, in a program that stays position-independent.
+    RUSTFLAGS='-C link-arg=-Wl,-z,pack-relative-relocs' \
+        cargo build --quiet --locked --release --target "$target" --bin guestd
     built=target/$target/release/guestd
 }
 

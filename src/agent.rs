@@ -18,11 +18,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     bridge::{Bridge, Settings},
     config::{Config, GuestAddress, Problem},
-    exec::{CgroupParent, ExecConfig, Execs},
+    exec::{CGROUP_PREFIX, CgroupParent, ExecConfig, Execs},
+    files::Trees,
     health::Part,
     limits,
     listeners::{LookNow, OwnSockets, Watcher},
-    server::{self, Agent, Phase, UnixEndpoint, VsockEndpoint},
+    server::{self, Agent, Phase, Sockets, UnixEndpoint, VsockEndpoint},
     sys::rtnl,
 };
 
@@ -55,32 +56,35 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
         routable_ports: config.routable_ports.clone(),
     };
     let (bridge, bridge_handle) = Bridge::new(settings, own);
-    let (cgroup_parent, cgroup) = match CgroupParent::detect() {
-        Ok(parent) => {
-            let found = format!("one for each exec under {}", parent.path().display());
-            (Some(parent), Part::Ok(found))
-        }
-        Err(why) => (None, Part::Failed(format!("{why}; execs are killed by process group, which setsid escapes"))),
-    };
+    let (cgroup_parent, cgroup) = exec_cgroups();
     let (vsock_state, vsock) = watch::channel(Part::Off("`vsock.enabled` is false".to_owned()));
     let (address_state, guest_address) = watch::channel(Part::Off("`ip6` is not set".to_owned()));
-    let mut exec_config =
-        ExecConfig { max_running: config.exec_max_running, cgroup: cgroup_parent, ..ExecConfig::default() };
+    let mut exec_config = ExecConfig {
+        max_running: config.exec_max_running,
+        cgroup: cgroup_parent,
+        replay_bytes: config.exec_replay_bytes,
+        replay_total_bytes: config.exec_replay_total_bytes,
+        spill_dir: config.exec_spill_dir.clone(),
+        spill_bytes: config.exec_spill_bytes,
+        ..ExecConfig::default()
+    };
     exec_config.base_env.extend(config.vm_id.clone().map(|id| ("VERS_VM_ID".to_owned(), id)));
+    let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+    let connections = TaskTracker::new();
     let agent = Arc::new(Agent {
         execs: Execs::new(exec_config),
+        trees: Trees::default(),
         cgroup,
         observations: watcher.observations(),
         bridge: bridge_handle,
         vsock,
         guest_address,
+        sockets: Sockets::new(connections.clone(), drain.clone()),
         phase,
         config,
         problems,
     });
 
-    let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
-    let connections = TaskTracker::new();
     let tasks = TaskTracker::new();
     let router = server::router(Arc::clone(&agent));
     tasks.spawn(server::serve(unix, router.clone(), connections.clone(), drain.clone()));
@@ -131,6 +135,29 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where execs get their cgroups, with which controllers, and what is to be said of it. Controllers that are missing are no fault:
+/// only limits on execs need them, and say so.
+fn exec_cgroups() -> (Option<CgroupParent>, Part) {
+    let mut parent = match CgroupParent::detect() {
+        Ok(parent) => parent,
+        Err(why) => {
+            return (None, Part::Failed(format!("{why}; execs are killed by process group, which setsid escapes")));
+        }
+    };
+    let removed = parent.remove_leftovers(CGROUP_PREFIX);
+    if removed > 0 {
+        tracing::info!(removed, "empty cgroups of execs that an agent before this one left");
+    }
+    let missing = parent.enable_controllers().err().map(|why| format!("; no limits beyond these: {why}"));
+    let have = match parent.controllers() {
+        none if none.is_empty() => "no controllers".to_owned(),
+        some => format!("controllers {some}"),
+    };
+    let path = parent.path().display();
+    let found = format!("one for each exec under {path}, with {have}{}", missing.unwrap_or_default());
+    (Some(parent), Part::Ok(found))
+}
+
 /// Waits for running responses; at the deadline the execs that they wait for are ended, so that each still gets its exit.
 async fn complete_responses(agent: &Agent, connections: &TaskTracker) {
     connections.close();
@@ -145,10 +172,9 @@ async fn complete_responses(agent: &Agent, connections: &TaskTracker) {
     }
 }
 
-/// Ends what runs on without a client: TERM, grace, KILL.
+/// Ends what runs on without a client, such as detached execs: TERM, grace, KILL. Their records go with the agent.
 async fn end_execs(agent: &Agent) {
-    agent.execs.terminate_all();
-    if tokio::time::timeout(EXEC_END_TIME, agent.execs.drain()).await.is_err() {
+    if tokio::time::timeout(EXEC_END_TIME, agent.execs.shutdown()).await.is_err() {
         tracing::warn!(execs = agent.execs.running(), "execs are left behind");
     }
 }

@@ -6,6 +6,8 @@
 #[cfg(feature = "agent")]
 pub mod agent;
 pub mod api;
+#[cfg(any(feature = "agent", feature = "cli"))]
+pub mod archive;
 #[cfg(feature = "agent")]
 pub mod bridge;
 #[cfg(feature = "cli")]
@@ -19,6 +21,8 @@ pub mod exec;
 #[cfg(feature = "agent")]
 pub mod facts;
 #[cfg(feature = "agent")]
+pub mod files;
+#[cfg(feature = "agent")]
 pub mod health;
 #[cfg(feature = "agent")]
 pub mod install;
@@ -29,7 +33,7 @@ pub mod limits;
 pub mod listeners;
 #[cfg(feature = "agent")]
 pub mod server;
-#[cfg(feature = "agent")]
+#[cfg(any(feature = "agent", feature = "cli"))]
 pub mod sys;
 #[cfg(feature = "agent")]
 pub mod throttle;

@@ -5,8 +5,14 @@ use std::time::Duration;
 /// Body of a JSON request, in bytes. An exec with its environment and stdin fits; files have calls of their own.
 pub const REQUEST_BODY_BYTES: usize = 4 * 1024 * 1024;
 
-/// Time for a request's headers to arrive. Long enough for a VM under emulation, short enough for a slow-loris.
+/// Time for a request's headers to arrive, from the connection's beginning or the first byte of a later request. Long enough for a
+/// VM under emulation, short enough for a slow-loris.
 pub const REQUEST_HEADER_TIME: Duration = Duration::from_secs(10);
+
+/// For a connection to be kept open after an answer without another request. Longer than what clients keep theirs for in their
+/// pools, which is 90 s in most, so that it is they who close it and none is lost with a request on its way; and short
+/// enough that those of a client that vanished do not come to the limit of connections.
+pub const IDLE_TIME: Duration = Duration::from_secs(5 * 60);
 
 /// Time for a request's body to arrive.
 pub const REQUEST_BODY_TIME: Duration = Duration::from_secs(30);
@@ -26,11 +32,58 @@ pub const EXECS_RUNNING: usize = 64;
 /// Output kept for the answer of `POST /v1/exec`, each stream, in bytes. More is what `exec/stream` is for.
 pub const EXEC_BUFFERED_OUTPUT_BYTES: usize = 8 * 1024 * 1024;
 
-/// Output read at once from an exec's pipe and sent as one chunk, in bytes.
-pub const EXEC_CHUNK_BYTES: usize = 32 * 1024;
+/// Output read at once from an exec's pipe and sent as one chunk, in bytes: what a pipe holds.
+pub const EXEC_CHUNK_BYTES: usize = 64 * 1024;
 
-/// Chunks waiting for the reader of an exec stream; then the command waits.
-pub const EXEC_QUEUED_CHUNKS: usize = 16;
+/// Output taken from one exec before all else gets a turn, in bytes: a part of what can be read again.
+pub const EXEC_TURN_BYTES: usize = 4 * EXEC_CHUNK_BYTES;
+
+/// Output of one exec that can be read again, in bytes (`exec.replay_bytes`). Some ten thousand lines, and longer than a
+/// connection needs to come back.
+pub const EXEC_REPLAY_BYTES: usize = 1024 * 1024;
+
+/// The same for all execs together, in bytes (`exec.replay_total_bytes`): one full ring for each exec that may run. Over it the
+/// oldest output goes, and readers are told.
+pub const EXEC_REPLAY_TOTAL_BYTES: usize = 64 * 1024 * 1024;
+
+/// What a piece of output costs beside its bytes, so that output that comes byte by byte cannot take a hundred times its size.
+pub const EXEC_PIECE_OVERHEAD: usize = 128;
+
+/// Where output on disk goes, unless configured (`exec.spill_dir`).
+pub const EXEC_SPILL_DIR: &str = "/var/lib/guestd/spill";
+
+/// Output on disk of all execs with `spill` together, in bytes (`exec.spill_bytes`).
+pub const EXEC_SPILL_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// Free space that spilling leaves on the file system, in bytes: a full disk breaks more than a log.
+pub const EXEC_SPILL_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Output written to disk, and read back, at once, in bytes. A reader of spilled output holds this much.
+pub const EXEC_SPILL_BATCH_BYTES: usize = 256 * 1024;
+
+/// Readers attached to one exec. Each costs little; hundreds are a client that forgets to close.
+pub const EXEC_READERS: usize = 64;
+
+/// Ended execs whose records are kept. The oldest goes first.
+pub const EXEC_RECORDS: usize = 1024;
+
+/// How long the record of an ended exec is kept.
+pub const EXEC_RECORD_AGE: Duration = Duration::from_secs(60 * 60);
+
+/// Argv that a record keeps for showing, in bytes; what is longer is cut.
+pub const EXEC_RECORD_COMMAND_BYTES: usize = 4 * 1024;
+
+/// Pieces of standard input, of at most a chunk each, that wait for the command to read; then the sender waits.
+pub const EXEC_STDIN_QUEUE: usize = 4;
+
+/// The longest that `GET /v1/exec/{id}?wait_secs=` waits: shorter than what proxies and clients take for a dead connection.
+pub const EXEC_WAIT_TIME: Duration = Duration::from_secs(60);
+
+/// Entries in one answer of `GET /v1/logs`.
+pub const LOG_ENTRIES: usize = 1000;
+
+/// Output in one answer of `GET /v1/logs`, in bytes; one entry is always given.
+pub const LOG_BYTES: usize = 4 * 1024 * 1024;
 
 /// Output kept for all running `POST /v1/exec` together, in bytes, so that many of them do not fill a small VM's memory. An
 /// exec that finds nothing left of it is cut like one over its own limit.
@@ -51,6 +104,10 @@ pub const EXEC_DRAIN_SILENCE: Duration = Duration::from_millis(250);
 /// The longest that draining delays the result after the exit.
 pub const EXEC_DRAIN_TIME: Duration = Duration::from_secs(2);
 
+/// From the making of a command's process to its program running, at the longest. Milliseconds, unless a file system does not answer or the
+/// user has the process stopped; a thread waits meanwhile, and there are few.
+pub const EXEC_START_TIME: Duration = Duration::from_secs(20);
+
 /// From SIGTERM to SIGKILL after a time-out.
 pub const EXEC_KILL_GRACE: Duration = Duration::from_secs(2);
 
@@ -67,6 +124,23 @@ pub const EXEC_LEFTOVERS: usize = 256;
 
 /// `/etc/passwd` and `/etc/group`, in bytes. Tens of thousands of accounts.
 pub const ACCOUNT_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// From the end of an exec to the removal of its cgroup and all else that it leaves.
+pub const EXEC_CLEANUP_DELAY: Duration = Duration::from_millis(5);
+
+/// Threads for what blocks: starts, files, trees, spills. They come as they are needed and go after ten idle seconds; so many that a
+/// few starts that a hostile user holds up leave enough for the rest.
+pub const BLOCKING_THREADS: usize = 32;
+
+/// What is smaller, in bytes, comes from a heap that keeps what it has: all that an exec needs but its output. What is not is
+/// given back to the kernel.
+pub const SMALL_ALLOCATION_BYTES: usize = 12 * 1024;
+
+/// Of an account or environment file, how much is kept between two commands, in bytes; a larger one is read each time.
+pub const KEPT_FILE_BYTES: usize = 64 * 1024;
+
+/// How long such a file must not have changed to be kept, in seconds: much longer than a tick of the kernel's clock.
+pub const KEPT_FILE_SETTLED_SECS: i64 = 2;
 
 /// `/etc/environment`, in bytes. Dozens of values of the greatest length.
 pub const ENVIRONMENT_FILE_BYTES: u64 = 1024 * 1024;
@@ -110,7 +184,7 @@ pub const STOP_TIME: Duration = Duration::from_secs(1);
 /// characters (6 bytes each in JSON) and base64 beside it (a third more): 117 MiB.
 pub const CLIENT_BODY_BYTES: usize = 128 * 1024 * 1024;
 
-/// One NDJSON line that the client accepts, in bytes; a chunk is at most a third of it.
+/// One NDJSON line that the client accepts, in bytes; a chunk of 64 KiB takes 86 KiB in base64.
 pub const CLIENT_LINE_BYTES: usize = 256 * 1024;
 
 /// One half of an SSH key pair, in bytes; an ed25519 one takes 400.
@@ -152,3 +226,102 @@ pub const TOKEN_BYTES: usize = 8 * 1024;
 
 /// Body of an answer that is no success, in bytes: a sentence and a code.
 pub const CLIENT_ERROR_BODY_BYTES: usize = 64 * 1024;
+
+/// For how long a client that lost an exec's connection tries to attach again. A restart of the agent or a resume of the VM takes
+/// less; longer, and whoever waits should be told.
+pub const CLIENT_REATTACH_TIME: Duration = Duration::from_secs(5);
+
+/// One wait for the end of an exec; then it is asked again, so that a connection that died silently is noticed.
+pub const CLIENT_WAIT_TIME: Duration = Duration::from_secs(30);
+
+/// Standard input that a client keeps, in bytes, to send it again should the connection be lost.
+pub const CLIENT_STDIN_KEPT_BYTES: usize = 1024 * 1024;
+
+/// Bytes that a client reads from its standard input, or a tunnel's socket, and sends at once.
+pub const CLIENT_READ_BYTES: usize = 32 * 1024;
+
+/// WebSocket message that a client accepts, in bytes; the agent's are `EXEC_CHUNK_BYTES` and a byte of channel.
+pub const CLIENT_MESSAGE_BYTES: usize = 1024 * 1024;
+
+/// Chunks between the parts of guestctl: what was read and not yet sent, or received and not yet written.
+pub const CLIENT_QUEUED_CHUNKS: usize = 8;
+
+/// For a guestctl that was asked to go, to write the output that it has, and to pass a hang-up on. A reader that does not read
+/// or a VM that stands still must not keep it; longer than any that moves takes.
+pub const CLIENT_LEAVE_TIME: Duration = Duration::from_secs(2);
+
+/// Connections through one `guestctl tunnel` at once; more wait to be accepted.
+pub const CLIENT_TUNNEL_CONNECTIONS: usize = 128;
+
+/// A message that a WebSocket's client may send, in bytes. Clients send what they read at once, which is at most 64 KiB.
+pub const WEBSOCKET_MESSAGE_BYTES: usize = 256 * 1024;
+
+/// Pings of a client that reads nothing, before it is closed; their answers wait in memory, 150 bytes each.
+pub const WEBSOCKET_PINGS: usize = 64;
+
+/// From our close of a WebSocket to the client's.
+pub const WEBSOCKET_CLOSE_TIME: Duration = Duration::from_secs(5);
+
+/// WebSockets on execs at once.
+pub const EXEC_SOCKETS: usize = 128;
+
+/// Messages of an exec's WebSocket that wait for the command to read its input, so that a resize behind them is seen.
+pub const EXEC_SOCKET_QUEUED_INPUT: usize = 8;
+
+/// Tunnels at once. Two descriptors each.
+pub const TUNNELS: usize = 128;
+
+/// Read at once from a tunnel's service and sent as one message, in bytes.
+pub const TUNNEL_CHUNK_BYTES: usize = 64 * 1024;
+
+/// For a service of this VM to accept a tunnel. One that does not has a full queue and is stuck.
+pub const TUNNEL_CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// Content that a JSON answer or request of `/v1/files` carries, in bytes: in base64 it fits a request's body. More goes as
+/// `application/octet-stream`, which has no bound but the disk.
+pub const FILE_JSON_BYTES: usize = 3 * 1024 * 1024 - 64 * 1024;
+
+/// A piece of a file or of a tree on its way, in bytes. Larger ones gain nothing; a transfer holds a few of them.
+pub const FILE_CHUNK_BYTES: usize = 256 * 1024;
+
+/// Pieces of a tree between the disk and the connection; then the faster side waits.
+pub const TREE_QUEUED_CHUNKS: usize = 4;
+
+/// Trees packed or extracted at once. Each has a thread and about 2 MiB of pieces; the threads that are left serve all else.
+pub const TREE_TRANSFERS: usize = 4;
+
+/// Silence on a connection that carries a tree, after which the transfer ends: it holds one of few places. A file that is
+/// uploaded holds none, and may come from somebody who types.
+pub const TREE_STALL_TIME: Duration = Duration::from_secs(120);
+
+/// Entries in one answer of a directory's listing; the next page begins `after` its last name.
+pub const FILE_LIST_ENTRIES: usize = 1000;
+
+/// A path, in bytes with its end (PATH_MAX of Linux).
+pub const PATH_BYTES: usize = 4096;
+
+/// Symbolic links in one path (MAXSYMLINKS of Linux).
+pub const PATH_LINKS: usize = 40;
+
+/// Directories inside each other in a tree that is packed, extracted or removed: a descriptor each, of 1024 that a process
+/// usually has.
+pub const TREE_DEPTH: usize = 512;
+
+/// Names of files with several hard links that are kept while a tree is packed, about 100 bytes each. A file's name is
+/// forgotten when its last link was seen.
+pub const TREE_HARD_LINKS: usize = 262_144;
+
+/// An extended attribute, or the names of all of a file, in bytes: Linux's own limit (XATTR_SIZE_MAX).
+pub const XATTR_BYTES: usize = 64 * 1024;
+
+/// Extended headers of a tar entry together (long names, extended attributes), in bytes.
+pub const TAR_HEADER_BYTES: usize = 1024 * 1024;
+
+/// Ranges of data of one sparse file in a tree, 16 bytes each. Beyond it, holes are sent as zeros.
+pub const TAR_SEGMENTS: usize = 65_536;
+
+/// Padding after the end of a tar stream that is read and thrown away, in bytes. GNU tar pads to 10 KiB, or as asked.
+pub const TAR_PADDING_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Time for which the rest of a body is still read when its request was answered before its end, so that the answer is not lost.
+pub const REQUEST_DISCARD_TIME: Duration = Duration::from_secs(2);

@@ -10,8 +10,12 @@ use clap::{Parser, Subcommand};
 use guestd::{
     agent, cli,
     config::{self, Config, LogLevel, Problem},
-    install, keys,
+    install, keys, limits,
+    sys::allocator::Allocator,
 };
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 /// In-guest agent of a Firecracker microVM.
 #[derive(Debug, Parser)]
@@ -112,10 +116,10 @@ fn run_agent(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     };
     // The journal and the console have clocks of their own.
     tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).without_time().with_ansi(false).init();
-    tokio::runtime::Builder::new_multi_thread()
-        // Two: one for bulk, one for answers. A VM can have 64 CPUs and the agent must stay small.
-        .worker_threads(2)
-        .max_blocking_threads(8)
+    // One thread: of two, one waits for events that are for the other, and each costs the two a switch, ten or so in an exec. What
+    // blocks is on threads of its own.
+    tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(limits::BLOCKING_THREADS)
         .thread_name("guestd")
         .enable_all()
         .build()

@@ -13,19 +13,24 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("limits", &[]),
     ("client", &["api", "limits"]),
-    ("cli", &["api", "limits", "client"]),
+    ("cli", &["api", "limits", "client", "archive", "sys"]),
     ("facts", &[]),
     ("throttle", &[]),
     ("sys", &["facts", "limits"]),
+    ("archive", &["limits", "sys"]),
     ("config", &["api", "limits"]),
     ("listeners", &["api", "limits", "config", "facts", "sys"]),
     ("bridge", &["api", "limits", "config", "facts", "sys", "listeners", "throttle"]),
     ("exec", &["api", "limits", "facts", "sys"]),
+    ("files", &["api", "limits", "facts", "sys", "archive"]),
     ("keys", &["limits", "sys"]),
     ("install", &["limits", "sys", "keys"]),
     ("health", &["api", "limits", "config", "listeners", "bridge", "keys"]),
-    ("server", &["api", "limits", "config", "sys", "listeners", "bridge", "exec", "keys", "health", "throttle"]),
-    ("agent", &["limits", "config", "sys", "listeners", "bridge", "exec", "keys", "health", "server"]),
+    (
+        "server",
+        &["api", "limits", "config", "sys", "listeners", "bridge", "exec", "files", "keys", "health", "throttle"],
+    ),
+    ("agent", &["limits", "config", "sys", "listeners", "bridge", "exec", "files", "keys", "health", "server"]),
 ];
 
 /// Nothing of the kind may be used outside of these.

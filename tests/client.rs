@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use fake_guest::FakeGuest;
 use guestd::api::{BridgeUpdate, ErrorCode, ExecRequest, Status, StreamFrame};
-use guestd::client::{Client, ClientError, ConnectFailure, ExecStream, Timeouts, Token};
+use guestd::client::{Client, ClientError, ConnectFailure, ExecStream, ReadFrom, Timeouts, Token};
 use guestd::limits;
 use tokio::sync::oneshot;
 
@@ -47,8 +47,8 @@ async fn stream_from(guest: &FakeGuest) -> ExecStream {
 
 async fn all_frames(stream: &mut ExecStream) -> Result<Vec<StreamFrame>, ClientError> {
     let mut frames = Vec::new();
-    while let Some(frame) = stream.next().await? {
-        frames.push(frame);
+    while let Some(event) = stream.next().await? {
+        frames.push(event.frame("e1"));
     }
     Ok(frames)
 }
@@ -270,7 +270,7 @@ async fn a_stream_that_stops_before_its_last_frame_was_cut_off() {
     let guest = FakeGuest::streaming(&[CHUNK]);
     let mut stream = stream_from(&guest).await;
     let error = all_frames(&mut stream).await.unwrap_err();
-    insta::assert_snapshot!(without_path(&error, &guest), @"the output of exec e1 on unix:PATH was cut off after 3 bytes, before its exit was known: it ended without an exit frame; the command may still run in the VM: see what it has done before running it again");
+    insta::assert_snapshot!(without_path(&error, &guest), @"the output of exec e1 on unix:PATH was cut off after 3 bytes, before its exit was known: it ended without an exit frame; the command may still run in the VM: see it with `guestctl attach e1`");
     assert_eq!(stream.next().await.unwrap(), None, "after an error there is no more");
 }
 
@@ -338,7 +338,7 @@ async fn reading_a_frame_may_be_given_up_and_taken_up_again() {
         tokio::select! {
             biased;
             frame = stream.next() => match frame.unwrap() {
-                Some(frame) => frames.push(frame),
+                Some(event) => frames.push(event.frame("e1")),
                 None => break,
             },
             () = tokio::task::yield_now() => {}
@@ -364,7 +364,7 @@ async fn the_connection_is_never_closed_in_one_direction_alone() {
         connection.stream_end();
     });
     let mut stream = stream_from(&guest).await;
-    assert_eq!(stream.next().await.unwrap(), Some(frames_of(&[CHUNK]).remove(0)));
+    assert_eq!(stream.next().await.unwrap().unwrap().frame("e1"), frames_of(&[CHUNK]).remove(0));
     seen.send(()).unwrap();
     assert_eq!(all_frames(&mut stream).await.unwrap(), frames_of(&[EXIT]));
 }
@@ -384,6 +384,25 @@ async fn dropping_a_stream_closes_its_connection() {
     stream.next().await.unwrap();
     drop(stream);
     was_closed.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_websocket_whose_accept_is_not_the_answer_to_our_key_is_refused() {
+    // Another key's, in another case, and none.
+    for accept in [
+        "sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n",
+        "sec-websocket-accept: S3PPLMBITXAQ9KYGZZHZRBK+XOO=\r\n",
+        "",
+    ] {
+        let guest = FakeGuest::new(move |_, connection| {
+            connection.request();
+            let rest = "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-protocol: v5.channel.k8s.io\r\n";
+            connection.raw(format!("HTTP/1.1 101 Switching Protocols\r\n{rest}{accept}\r\n").as_bytes());
+            connection.until_closed();
+        });
+        let error = patient(&guest.unix()).exec_session("e1", ReadFrom::Cursor(0)).await.unwrap_err();
+        assert!(matches!(&error, ClientError::Protocol { why, .. } if why.contains("Sec-WebSocket-Accept")), "{error}");
+    }
 }
 
 // Firecracker's hybrid socket.

@@ -8,8 +8,8 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use guestd::api::{ErrorCode, ExecRequest, ExecResult, OutputStream, StreamFrame};
-use guestd::exec::{CgroupParent, ExecConfig, Execs};
+use guestd::api::{ErrorCode, ExecExit, ExecRequest, ExecResult, OutputStream};
+use guestd::exec::{CgroupParent, Event, ExecConfig, Execs};
 use guestd::limits;
 
 fn config() -> ExecConfig {
@@ -98,21 +98,21 @@ async fn sixty_four_mebibytes_arrive_byte_for_byte() {
     let file = directory.path().join("noise");
     let expected = noise(64 * 1024 * 1024);
     fs::write(&file, &expected).unwrap();
-    let mut stream = execs().stream(argv(&["cat", file.to_str().unwrap()])).await.unwrap();
+    let request = ExecRequest { lossless: true, ..argv(&["cat", file.to_str().unwrap()]) };
+    let mut stream = execs().stream(request).await.unwrap();
     let mut at = 0;
     while let Some(frame) = stream.next().await {
         match frame {
-            StreamFrame::Chunk { stream, data_b64, cursor, .. } => {
-                let bytes = decode(&data_b64);
+            Event::Chunk { stream, bytes, cursor } => {
                 assert_eq!(stream, OutputStream::Stdout);
                 assert!(expected[at..].starts_with(&bytes), "differs after byte {at}");
                 at += bytes.len();
                 assert_eq!(cursor, at as u64);
             }
-            StreamFrame::Exit { exit_code, cursor, .. } => {
-                assert_eq!((exit_code, cursor), (0, expected.len() as u64));
+            Event::Exit { exit, cursor } => {
+                assert_eq!((exit.exit_code, cursor), (0, expected.len() as u64));
             }
-            StreamFrame::Error { message, .. } => panic!("{message}"),
+            other => panic!("{other:?}"),
         }
     }
     assert_eq!(at, expected.len());
@@ -125,8 +125,7 @@ async fn one_cursor_counts_both_streams() {
     let (mut out, mut err, mut total) = (Vec::new(), Vec::new(), 0);
     let end = loop {
         match stream.next().await.unwrap() {
-            StreamFrame::Chunk { stream, data_b64, cursor, .. } => {
-                let bytes = decode(&data_b64);
+            Event::Chunk { stream, bytes, cursor } => {
                 total += bytes.len() as u64;
                 assert_eq!(cursor, total);
                 let one = if stream == OutputStream::Stdout { &mut out } else { &mut err };
@@ -135,8 +134,8 @@ async fn one_cursor_counts_both_streams() {
             other => break other,
         }
     };
-    assert!(matches!(end, StreamFrame::Exit { cursor, .. } if cursor == total));
-    assert_eq!(stream.next().await, None);
+    assert!(matches!(end, Event::Exit { exit: ExecExit { exit_code: 0, .. }, cursor } if cursor == total));
+    assert!(stream.next().await.is_none());
     assert_eq!(out, b"out1\nout2\nout3\nout4\nout5\n");
     assert_eq!(err, b"error1\nerror2\nerror3\nerror4\nerror5\n");
 }
@@ -214,8 +213,10 @@ async fn a_command_leads_a_session_of_its_own_without_a_terminal() {
 async fn a_command_is_in_a_cgroup_of_its_own_that_is_gone_afterwards() {
     let id = format!("cgroup-of-{}", std::process::id());
     let request = ExecRequest { exec_id: Some(id.clone()), ..argv(&["cat", "/proc/self/cgroup"]) };
-    let membership = output(request).await;
+    let execs = execs();
+    let membership = execs.run(request).await.unwrap().stdout;
     assert!(membership.contains(&format!("/exec-{id}\n")), "{membership}");
+    execs.drain().await;
     let parent = CgroupParent::detect().unwrap();
     assert!(!parent.path().join(format!("exec-{id}")).exists());
 }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use guestd::api::{ErrorCode, ExecRequest, OutputStream, StreamFrame};
-use guestd::exec::{CgroupParent, ExecConfig, ExecStream, Execs};
+use guestd::api::{ErrorCode, ExecRequest, OutputStream};
+use guestd::exec::{Attachment, CgroupParent, Event, ExecConfig, Execs};
 use guestd::limits;
 use nix::sys::stat::Mode;
 
@@ -86,24 +86,19 @@ impl Gate {
     }
 }
 
-fn decode(data: &str) -> Vec<u8> {
-    use base64::Engine;
-    base64::engine::general_purpose::STANDARD.decode(data).unwrap()
-}
-
 /// Bytes until there are as many, or the end.
-async fn read(stream: &mut ExecStream, count: usize) -> Vec<u8> {
+async fn read(stream: &mut Attachment, count: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while bytes.len() < count {
         match stream.next().await {
-            Some(StreamFrame::Chunk { data_b64, .. }) => bytes.extend(decode(&data_b64)),
+            Some(Event::Chunk { bytes: chunk, .. }) => bytes.extend(chunk),
             other => panic!("{other:?}"),
         }
     }
     bytes
 }
 
-async fn last_frame(mut stream: ExecStream) -> StreamFrame {
+async fn last_frame(mut stream: Attachment) -> Event {
     let mut last = None;
     while let Some(frame) = stream.next().await {
         last = Some(frame);
@@ -183,6 +178,7 @@ async fn the_cgroup_of_a_daemon_goes_when_the_daemon_has_gone() {
         let script = format!("exec >/dev/null 2>&1; (sh -c 'echo $PPID >pid'; read x <{name}) &");
         execs.run(ExecRequest { exec_id: exec_id.clone(), ..gates.sh(&script) }).await.unwrap();
         daemons.push((gate, pid.wait().await));
+        execs.remove(&execs.get(exec_id.as_deref().unwrap()).unwrap());
     }
     assert!(path.exists() && beside.exists());
     for (gate, pid) in daemons {
@@ -207,6 +203,7 @@ async fn a_time_out_ends_the_whole_tree_even_what_left_the_session() {
         let pids: Vec<&str> = result.stdout.lines().collect();
         assert_eq!(pids.len(), 2, "{result:?}");
         assert!(!pids.iter().any(|pid| runs(pid)), "{pids:?}");
+        execs.drain().await;
         assert!(!cgroup.exists());
         assert_eq!(execs.counters().timed_out, 1);
     }
@@ -220,11 +217,9 @@ async fn a_time_out_lets_a_command_say_good_bye() {
         let request = ExecRequest { timeout_secs: Some(1), ..sh(script) };
         let end = execs.stream(request).await.unwrap();
         let end = last_frame(end).await;
-        let StreamFrame::Exit { exit_code, signal, timed_out, cursor, duration_ms, .. } = end else {
-            panic!("{end:?}")
-        };
-        assert_eq!((exit_code, signal, timed_out, cursor), (124, None, true, 4));
-        assert!(duration_ms >= 1000, "{duration_ms}");
+        let Event::Exit { exit, cursor } = end else { panic!("{end:?}") };
+        assert_eq!((exit.exit_code, exit.signal, exit.timed_out, cursor), (124, None, true, 4));
+        assert!(exit.duration_ms >= 1000, "{exit:?}");
     }
 }
 
@@ -236,11 +231,11 @@ async fn a_command_that_is_over_in_time_has_not_timed_out() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_makes_the_command_wait_and_loses_nothing() {
+async fn a_slow_reader_of_a_lossless_exec_makes_the_command_wait_and_loses_nothing() {
     const TOTAL: usize = 16 * 1024 * 1024;
     let execs = Execs::new(config());
     let script = format!("echo $$; exec head -c {TOTAL} /dev/zero");
-    let mut stream = execs.stream(sh(&script)).await.unwrap();
+    let mut stream = execs.stream(ExecRequest { lossless: true, ..sh(&script) }).await.unwrap();
     let first = read(&mut stream, 2).await;
     let line = first.split(|byte| *byte == b'\n').next().unwrap();
     let pid = str::from_utf8(line).unwrap();
@@ -250,18 +245,27 @@ async fn a_slow_reader_makes_the_command_wait_and_loses_nothing() {
         let line = io.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap();
         line.parse::<usize>().unwrap()
     };
-    // Until the queue, the chunk in hand and the pipe are full, and it sleeps.
-    while written() < limits::EXEC_QUEUED_CHUNKS * 4096 || !status("status").contains("S (sleeping)") {
+    // The ring, the chunk in hand and the pipe: so far, and no further, the command may be ahead of its reader.
+    let ahead = limits::EXEC_REPLAY_BYTES + 2 * limits::EXEC_CHUNK_BYTES;
+    let mut taken = first.len();
+    // Nobody reads until most of the ring is full.
+    while stream.exec().status().cursor < (limits::EXEC_REPLAY_BYTES / 2) as u64 {
         tokio::task::yield_now().await;
     }
-    let most = (limits::EXEC_QUEUED_CHUNKS + 2) * limits::EXEC_CHUNK_BYTES + 2 * 64 * 1024;
-    assert!(written() <= most, "{} of at most {most}", written());
+    assert!(written() <= taken + ahead, "{} with {taken} taken", written());
     let mut total = first.len() - line.len() - 1;
     while let Some(frame) = stream.next().await {
         match frame {
-            StreamFrame::Chunk { data_b64, stream: OutputStream::Stdout, .. } => total += decode(&data_b64).len(),
-            StreamFrame::Exit { exit_code: 0, .. } => {}
+            Event::Chunk { bytes, stream: OutputStream::Stdout, .. } => {
+                (total, taken) = (total + bytes.len(), taken + bytes.len())
+            }
+            Event::Exit { exit, .. } => assert_eq!(exit.exit_code, 0),
             other => panic!("{other:?}"),
+        }
+        // As long as it cannot have written all, it is there to be looked at.
+        if taken + ahead < TOTAL {
+            tokio::task::yield_now().await;
+            assert!(written() <= taken + ahead, "{} with {taken} taken", written());
         }
     }
     assert_eq!(total, TOTAL);
@@ -281,8 +285,8 @@ async fn what_a_command_wrote_before_its_end_reaches_a_reader_that_comes_late() 
     }
     let mut text = Vec::new();
     while let Some(frame) = stream.next().await {
-        if let StreamFrame::Chunk { data_b64, .. } = frame {
-            text.extend(decode(&data_b64));
+        if let Event::Chunk { bytes, .. } = frame {
+            text.extend(bytes);
         }
     }
     let expected: String = (0..40).map(|number| format!("{number}\n")).collect();
@@ -342,22 +346,24 @@ async fn only_so_many_run_at_once_and_a_place_is_free_again_at_the_end() {
     assert!(error.to_string().contains("64"), "{error}");
     execs.terminate_all();
     for stream in streams {
-        assert!(matches!(last_frame(stream).await, StreamFrame::Exit { .. }));
+        assert!(matches!(last_frame(stream).await, Event::Exit { .. }));
     }
     assert_eq!(execs.run(sh("true")).await.unwrap().exit_code, 0);
 }
 
 #[tokio::test]
-async fn an_id_is_in_use_while_its_command_runs() {
+async fn an_id_is_in_use_until_its_record_is_removed() {
     let execs = Execs::new(config());
     let gates = Gates::new();
     let gate = gates.gate("gate");
     let named = |script: &str| ExecRequest { exec_id: Some("one".into()), ..gates.sh(script) };
     let stream = execs.stream(named("read x <gate")).await.unwrap();
-    assert_eq!(stream.exec_id(), "one");
+    assert_eq!(stream.exec().id(), "one");
     assert_eq!(execs.run(named("true")).await.unwrap_err().code(), ErrorCode::Conflict);
     gate.open().await;
     last_frame(stream).await;
+    assert_eq!(execs.run(named("true")).await.unwrap_err().code(), ErrorCode::Conflict);
+    execs.remove(&execs.get("one").unwrap());
     assert_eq!(execs.run(named("true")).await.unwrap().exit_code, 0);
 }
 
@@ -377,8 +383,8 @@ async fn at_shutdown_commands_are_ended_and_their_ends_are_told() {
         for (stream, expected) in streams.into_iter().zip([15, 9]) {
             let end = last_frame(stream).await;
             assert!(
-                matches!(end, StreamFrame::Exit { signal: Some(signal), timed_out: false, exit_code, .. }
-                    if signal == expected && exit_code == 128 + expected),
+                matches!(&end, Event::Exit { exit, .. } if exit.signal == Some(expected)
+                    && exit.exit_code == 128 + expected && !exit.timed_out),
                 "{end:?}"
             );
         }

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::channel;
 
 use fake_guest::FakeGuest;
+use guestd::api::StreamFrame;
 use serde_json::{Value, json};
 
 const READY: &str = r#"{"status":"ready","version":"0.1.0","uptime_secs":2.5,"ready_after_boot_secs":2.0}"#;
@@ -139,15 +140,127 @@ fn a_failure_of_guestd_is_no_exit_code_of_the_command() {
 }
 
 #[test]
-fn a_stream_that_is_cut_off_is_never_a_success() {
-    let (guest, outcome) = exec(&[OUT]);
+fn a_stream_that_cannot_be_taken_up_again_is_never_a_success() {
+    let guest = FakeGuest::new(|number, connection| {
+        connection.request();
+        match number {
+            0 => {
+                connection.stream_head();
+                connection.packet(format!("{OUT}\n").as_bytes());
+                connection.stream_end();
+            }
+            _ => connection
+                .answer("404 Not Found", r#"{"error":"there is no exec e1","code":"not_found","success":false}"#),
+        }
+    });
+    let outcome = run(&guest, &["exec", "--id", "e1", "true"]);
     assert_eq!((outcome.code, outcome.stdout.as_slice()), (Some(125), &b"out\n\xff\xfe\0"[..]));
     insta::assert_snapshot!(outcome.stderr(&guest), @r"
-    guestctl: the output of exec e1 on unix:PATH was cut off after 7 bytes, before its exit was known: it ended without an exit frame
-    advice: the command may still run in the VM: see what it has done before running it again
+    guestctl: the output of exec e1 on unix:PATH was cut off after 7 bytes, before its exit was known: it ended without an exit frame, and it could not be taken up again: POST /v1/exec/stream/attach on unix:PATH was answered 404: there is no exec e1
+    advice: the command may still run in the VM: see it with `guestctl attach e1`
     ");
     let (_guest, outcome) = exec(&[r#"{"type":"chunk","stream":"stdout","data_b64":"*","cursor":1,"exec_id":"e1"}"#]);
     assert_eq!(outcome.code, Some(125), "what is no base64 is not passed over");
+}
+
+#[test]
+fn output_that_came_before_a_failure_is_written_to_a_reader_that_is_not_there_yet() {
+    // More than a pipe holds, so that guestctl still has some of it when it learns that there will be no more.
+    const CHUNKS: usize = 6;
+    const CHUNK: usize = 24 * 1024;
+    let (closed, was_closed) = channel();
+    let guest = FakeGuest::new(move |number, connection| {
+        connection.request();
+        if number > 0 {
+            connection.answer("404 Not Found", r#"{"error":"there is no exec e1","code":"not_found","success":false}"#);
+            connection.until_closed();
+            return closed.send(()).unwrap();
+        }
+        connection.stream_head();
+        for chunk in 1..=CHUNKS {
+            let data = "A".repeat(CHUNK / 3 * 4);
+            let cursor = chunk * CHUNK;
+            let line =
+                json!({"type": "chunk", "stream": "stdout", "data_b64": data, "cursor": cursor, "exec_id": "e1"});
+            connection.packet(format!("{line}\n").as_bytes());
+        }
+        connection.stream_end();
+    });
+    let mut command = guestctl(&["--vm", &guest.unix(), "exec", "--id", "e1", "true"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // The answer that it fails on has been read, and its connection closed: only now is there a reader.
+    was_closed.recv().unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(125), CHUNKS * CHUNK));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("there is no exec e1"));
+}
+
+#[test]
+fn a_signal_ends_it_although_nobody_reads_its_output() {
+    let (closed, was_closed) = channel();
+    let guest = FakeGuest::new(move |_, connection| {
+        connection.request();
+        connection.stream_head();
+        let data = "A".repeat(128 * 1024);
+        let line = json!({"type": "chunk", "stream": "stdout", "data_b64": data, "cursor": 98304, "exec_id": "e1"});
+        connection.packet(format!("{line}\n{EXIT_7}\n").as_bytes());
+        connection.stream_end();
+        connection.until_closed();
+        closed.send(()).unwrap();
+    });
+    let mut command = guestctl(&["--vm", &guest.unix(), "exec", "--id", "e1", "true"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It has the exit, and has closed the connection.
+    was_closed.recv().unwrap();
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    // Its output is not read before it has ended.
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    let mut words = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+    insta::assert_snapshot!(words, @r"
+    guestctl: ended by signal 15 before all output was written
+    advice: see that whatever standard output is connected to reads it
+    ");
+}
+
+#[test]
+fn a_stream_that_is_lost_is_taken_up_where_it_was() {
+    let guest = FakeGuest::new(|number, connection| {
+        connection.request();
+        connection.stream_head();
+        match number {
+            0 => drop(connection.packet(format!("{OUT}\n").as_bytes())),
+            _ => {
+                connection.packet(format!("{ERR}\n{EXIT_7}\n").as_bytes());
+                connection.stream_end();
+            }
+        }
+    });
+    let outcome = run(&guest, &["exec", "--id", "e1", "true"]);
+    assert_eq!((outcome.code, outcome.stdout.as_slice()), (Some(7), &b"out\n\xff\xfe\0"[..]));
+    assert_eq!(outcome.stderr, b"err\n\x80");
+    guest.next_request();
+    let again = guest.next_request();
+    assert!(again.head.starts_with("POST /v1/exec/stream/attach "));
+    assert_eq!(again.body, r#"{"exec_id":"e1","cursor":7}"#);
+}
+
+#[test]
+fn a_request_whose_answer_was_lost_is_the_same_request_again() {
+    let guest = FakeGuest::new(|number, connection| {
+        connection.request();
+        if number > 0 {
+            connection.stream_head();
+            connection.packet(format!("{EXIT_7}\n").as_bytes());
+            connection.stream_end();
+        }
+    });
+    assert_eq!(run(&guest, &["exec", "true"]).code, Some(7));
+    let (first, second) = (guest.next_request(), guest.next_request());
+    assert_eq!(first, second);
+    let request: Value = serde_json::from_str(&first.body).unwrap();
+    assert_eq!((request["lossless"].clone(), request["exec_id"].as_str().unwrap().len()), (json!(true), 32));
 }
 
 #[test]
@@ -179,50 +292,18 @@ fn the_request_says_what_the_command_line_says() {
     let request = guest.next_request();
     assert!(request.head.starts_with("POST /v1/exec/stream "));
     let expected = json!({"command": ["sh", "-c", "true", "--json"], "env": {"A": "2", "B": "x=y"}, "exec_id": "e-1",
-        "working_dir": "/srv", "user": "nobody", "timeout_secs": 9});
+        "working_dir": "/srv", "user": "nobody", "timeout_secs": 9, "lossless": true});
     assert_eq!(serde_json::from_str::<Value>(&request.body).unwrap(), expected);
-}
-
-/// guestctl with these bytes as its standard input, an end of file after them.
-fn with_stdin(args: &[&str], stdin: &[u8]) -> Outcome {
-    let mut command = guestctl(args);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    // It may refuse before it has read all.
-    let _ = child.stdin.take().unwrap().write_all(stdin);
-    let output = child.wait_with_output().unwrap();
-    Outcome { code: output.status.code(), stdout: output.stdout, stderr: output.stderr }
-}
-
-#[test]
-fn standard_input_is_passed_as_bytes_when_asked_for() {
-    let guest = FakeGuest::streaming(&[EXIT_7]);
-    let vm = guest.unix();
-    assert_eq!(with_stdin(&["--vm", &vm, "exec", "-i", "cat"], b"\xff\n").code, Some(7));
-    assert!(guest.next_request().body.contains(r#""stdin_b64":"/wo=""#));
-    assert_eq!(with_stdin(&["--vm", &vm, "exec", "cat"], b"\xff\n").code, Some(7));
-    assert_eq!(guest.next_request().body, r#"{"command":["cat"]}"#);
-}
-
-#[test]
-fn more_standard_input_than_is_passed_on_is_refused_before_anything_runs() {
-    let args = ["--vm", "unix:/nowhere", "exec", "-i", "cat"];
-    let outcome = with_stdin(&args, &vec![b'x'; 2 * 1024 * 1024 + 1]);
-    assert_eq!(outcome.code, Some(125));
-    insta::assert_snapshot!(String::from_utf8(outcome.stderr).unwrap(), @r"
-    guestctl: standard input has more than 2 MiB, the most that exec -i passes on; nothing was run
-    advice: pass less at once, or let the command fetch it
-    ");
 }
 
 #[test]
 fn frames_are_printed_as_they_come_for_programs() {
     let guest = FakeGuest::streaming(&[OUT, ERR, EXIT_7]);
-    let outcome = run(&guest, &["--json", "exec", "true"]);
+    let outcome = run(&guest, &["--json", "exec", "--id", "e1", "true"]);
     assert_eq!((outcome.code, outcome.stderr.as_slice()), (Some(7), &b""[..]));
-    let frames: Vec<Value> = outcome.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let expected: Vec<Value> = [OUT, ERR, EXIT_7].map(|line| serde_json::from_str(line).unwrap()).into();
-    assert_eq!(frames, expected);
+    let frames =
+        |text: &str| text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<StreamFrame>>();
+    assert_eq!(frames(outcome.stdout()), frames(&[OUT, ERR, EXIT_7].join("\n")));
 }
 
 // The way to the VM.
@@ -271,7 +352,16 @@ fn bad_usage_is_2_and_nothing_is_tried() {
         &["exec"],
         &["exec", "--"],
         &["exec", "-e", "NOVALUE", "true"],
-        &["attach", "x"],
+        &["attach"],
+        &["attach", "x", "--from", "1", "--latest"],
+        &["signal", "x"],
+        &["exec", "-d", "-i", "true"],
+        &["exec", "--memory", "0", "true"],
+        &["tunnel"],
+        &["tunnel", "80"],
+        &["tunnel", "--stdio", "0"],
+        &["--json", "exec", "-t", "true"],
+        &["--json", "shell"],
         &["bridge", "add", "0", "3000"],
         &["bridge", "add", "8080", "[::1]:3000"],
         &["bridge", "auto", "maybe"],
@@ -432,7 +522,27 @@ fn help_lists_what_works_and_nothing_else() {
     let help = outcome.stdout();
     let commands = help.split_once("Commands:\n").unwrap().1.split_once("\n\n").unwrap().0;
     let names: Vec<&str> = commands.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    assert_eq!(names, ["health", "info", "exec", "ports", "bridge", "metrics", "completions", "help"]);
+    assert_eq!(
+        names,
+        [
+            "health",
+            "info",
+            "exec",
+            "attach",
+            "ps",
+            "signal",
+            "wait",
+            "logs",
+            "shell",
+            "tunnel",
+            "ports",
+            "bridge",
+            "cp",
+            "metrics",
+            "completions",
+            "help"
+        ]
+    );
 }
 
 #[test]

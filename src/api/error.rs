@@ -57,6 +57,28 @@ pub enum ErrorCode {
     BadWorkingDir,
     /// 422: no such user or group in the guest.
     UserNotFound,
+    /// 422: a limit on an exec that nothing in the guest can keep; the sentence names the cgroup2 controller that is missing.
+    LimitsUnsupported,
+    /// 422: the path leads to a directory, where a file was expected.
+    IsDirectory,
+    /// 422: the path, or what is on its way, is no directory.
+    NotDirectory,
+    /// 422: the path leads to a pipe, socket or device.
+    NotRegular,
+    /// 403: the file system does not let root do this: read-only, immutable, or a link of another user that leads elsewhere.
+    Permission,
+    /// 507: the disk, its inodes or a quota are used up.
+    NoSpace,
+    /// 409: there is something of that name already.
+    Exists,
+    /// 409: the directory is not empty, and `recursive` was not asked for.
+    NotEmpty,
+    /// 416: the range begins after the file's end.
+    BadRange,
+    /// 422: the body is no tar stream, or has an entry that cannot be extracted; the sentence names it.
+    BadArchive,
+    /// 400: the body ended before its end mark.
+    CutOff,
     /// 429: a limit was reached; the sentence names it.
     LimitReached,
     /// 500: guestd's own failure.

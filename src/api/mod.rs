@@ -4,15 +4,25 @@
 //! pass requests and streams through unchanged. Everything here is re-exported flat: `api::ExecRequest`.
 
 mod bridge;
+mod channel;
 mod error;
 mod exec;
+mod files;
 mod health;
 mod info;
 mod listeners;
 
 pub use bridge::{Bridge, BridgePort, BridgePortState, BridgeRule, BridgeUpdate};
+pub use channel::{Channel, ChannelStatus, SUBPROTOCOL, WEBSOCKET_KEY_SUFFIX};
 pub use error::{ErrorBody, ErrorCode};
-pub use exec::{ExecRequest, ExecResult, OutputStream, StreamFrame};
+pub use exec::{
+    AttachRequest, ExecExit, ExecLimits, ExecRequest, ExecResult, ExecState, ExecStatus, ExecUsage, LogEntry, Logs,
+    OutputStream, SignalRequest, SignalTarget, StdinAccepted, StreamFrame, TtySize,
+};
+pub use files::{
+    FileContent, FileList, FileMode, FileQuery, FileStat, FileType, FileWrite, OCTET_STREAM, TAR, TreeWritten,
+    file_headers,
+};
 pub use health::{Check, CheckState, Health, Status};
 pub use info::{BootTimings, Identity, Info};
 pub use listeners::{Cause, Exposure, Family, Listener, Process, Scope};

@@ -3,13 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Parser, Subcommand};
 
-use crate::api::BridgeRule;
+use crate::api::{BridgeRule, SignalTarget};
 use crate::client::Endpoint;
 
+use super::cp::{self, Side};
+
 const AFTER_HELP: &str = "\
-Exit status: that of the command for exec (128+n for signal n, 124 for a time-out, 127 and 126 for a program that is not
+Exit status: that of the command for exec, attach, wait and shell (128+n for signal n, 124 for a time-out, 127 and 126 for a program that is not
 found or cannot be executed); 0 for success; 1 for a VM that is not ready; 2 for bad usage; 69 when the VM cannot be
 reached; 125 for a failure of guestctl or guestd.
 
@@ -49,6 +52,68 @@ pub(super) enum Command {
     Info,
     /// Run a command in the VM; its output and exit status become guestctl's own
     Exec(ExecArgs),
+    /// Follow an exec that was started before: its output again, or its terminal
+    ///
+    /// On a terminal, keys go to the exec; ctrl-p ctrl-q leaves it running. Otherwise its output is printed, and ctrl-C leaves
+    /// it running.
+    Attach {
+        /// Id of the exec
+        id: String,
+        /// Begin at this byte of the output; default 0, or the present where the exec has a terminal
+        #[arg(long, value_name = "CURSOR", conflicts_with = "latest")]
+        from: Option<u64>,
+        /// Begin with what comes from now on
+        #[arg(long)]
+        latest: bool,
+    },
+    /// Execs of the VM
+    Ps {
+        /// Also those that have ended
+        #[arg(short = 'a', long)]
+        all: bool,
+    },
+    /// Send a signal to an exec
+    Signal {
+        /// Id of the exec
+        id: String,
+        /// Name, with or without SIG, or number
+        signal: String,
+        /// Who gets it: the command's own process, its process group, or all that it started
+        #[arg(long, value_name = "WHO", default_value = "process")]
+        to: To,
+    },
+    /// Wait for the end of an exec and exit with its status
+    Wait {
+        /// Id of the exec
+        id: String,
+    },
+    /// What execs printed
+    Logs {
+        /// Wait for more, until the exec ends or ctrl-C
+        #[arg(short = 'f', long)]
+        follow: bool,
+        /// Of this exec alone, byte by byte as it was printed
+        #[arg(long, value_name = "ID")]
+        exec: Option<String>,
+    },
+    /// A login shell in the VM
+    ///
+    /// After a new line, `~.` hangs up, `~d` leaves the shell running, `~?` lists these, and `~~` types a tilde.
+    Shell {
+        /// User to log in, by name or number; default root
+        #[arg(short = 'u', long)]
+        user: Option<String>,
+    },
+    /// Pass TCP connections on to a port in the VM
+    #[command(override_usage = "guestctl tunnel [BIND:]PORT:HOST:PORT\n       guestctl tunnel --stdio PORT")]
+    Tunnel {
+        /// Local address and port (0: any free one), and the address and port in the VM
+        #[arg(value_name = "[BIND:]PORT:HOST:PORT", value_parser = super::tunnel::Route::parse, required_unless_present = "stdio")]
+        route: Option<super::tunnel::Route>,
+        /// Pass standard input and output on to this port, as an ssh ProxyCommand
+        #[arg(long, value_name = "PORT", value_parser = port(), conflicts_with = "route")]
+        stdio: Option<u16>,
+    },
     /// TCP listeners of the VM, and whether the platform reaches them
     Ports {
         /// Every socket, also where several share a port
@@ -60,6 +125,8 @@ pub(super) enum Command {
         #[command(subcommand)]
         action: Option<BridgeAction>,
     },
+    /// Copy a file, or with -r a directory, into the VM or out of it
+    Cp(CopyArgs),
     /// Counters in Prometheus' text format
     Metrics,
     /// Completions for a shell
@@ -69,14 +136,20 @@ pub(super) enum Command {
     },
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct ExecArgs {
-    /// Id of the exec; one is made when absent
+    /// Id of the exec; one is made when absent. The same id and the same command line are the same exec
     #[arg(long)]
     pub(super) id: Option<String>,
-    /// Read standard input to its end and pass it to the command
+    /// Pass standard input to the command, to its end
     #[arg(short = 'i', long)]
     pub(super) stdin: bool,
+    /// Run it on a terminal; with -i, ctrl-p ctrl-q leaves it running
+    #[arg(short = 't', long)]
+    pub(super) tty: bool,
+    /// Print the id and leave it running
+    #[arg(short = 'd', long, conflicts_with_all = ["stdin", "tty"])]
+    pub(super) detach: bool,
     /// Set a variable; may repeat
     #[arg(short = 'e', long, value_name = "K=V", value_parser = variable)]
     pub(super) env: Vec<(String, String)>,
@@ -89,9 +162,31 @@ pub(super) struct ExecArgs {
     /// End the command, and all that it started, after this time
     #[arg(long, value_name = "SECS")]
     pub(super) timeout: Option<u64>,
+    /// Memory that it and all that it starts may take
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) memory: Option<u64>,
+    /// Processes and threads that it may be at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) pids: Option<u64>,
+    /// Share of the CPU when it is scarce, 1 to 10000; 100 is usual
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(super) cpu_weight: Option<u64>,
     /// Program and arguments; no shell is involved
     #[arg(required = true, trailing_var_arg = true, value_name = "ARGV")]
     pub(super) argv: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CopyArgs {
+    /// Copy a directory with all that is in it, as cp -a; with - the other side is a tar stream
+    #[arg(short = 'r', long)]
+    pub(super) recursive: bool,
+    /// What to copy: vm:/PATH, a path here, or - for standard input
+    #[arg(value_name = "SRC", value_parser = OsStringValueParser::new().try_map(cp::side))]
+    pub(super) source: Side,
+    /// Where to: vm:/PATH, a path here, or - for standard output; into it, if it is a directory
+    #[arg(value_name = "DST", value_parser = OsStringValueParser::new().try_map(cp::side))]
+    pub(super) destination: Side,
 }
 
 #[derive(Debug, Subcommand)]
@@ -118,6 +213,24 @@ pub(super) enum BridgeAction {
         /// on or off
         switch: Switch,
     },
+}
+
+/// Who gets a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum To {
+    Process,
+    Group,
+    Tree,
+}
+
+impl From<To> for SignalTarget {
+    fn from(to: To) -> Self {
+        match to {
+            To::Process => Self::Process,
+            To::Group => Self::Group,
+            To::Tree => Self::Tree,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -1,78 +1,132 @@
-//! `guestctl exec`: a command in the VM as if it ran here.
+//! `guestctl exec`, `attach` and `shell`: a command in the VM as if it ran here.
 //!
 //! Its bytes pass unchanged, standard output and standard error apart; its exit status becomes guestctl's.
+//! ```text
+//!  exec ──┬── -d ────────────────> its id
+//!         ├── -t ───────────────> console ──┐
+//!         └── otherwise ────────> follow ───┼──> exit status
+//!  attach ── terminal on both sides? ───────┤
+//!  shell ───────────────────────> console ──┘
+//! ```
 
-use std::io::{self, Read};
+use std::io::{self, IsTerminal as _};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-
-use crate::api::{ExecRequest, OutputStream, StreamFrame};
-use crate::client::{Client, decode_chunk};
-use crate::limits;
+use crate::api::{ExecExit, ExecLimits, ExecRequest, TtySize};
+use crate::client::{Client, ReadFrom, new_exec_id};
 
 use super::args::ExecArgs;
+use super::console::{Console, Typing};
+use super::escape::Escapes;
 use super::failure::{Failure, exit};
+use super::follow::{self, Part};
 use super::output::{self, Output};
+use super::terminal;
 
 pub(super) async fn run(client: &Client, args: ExecArgs, output: Output) -> Result<u8, Failure> {
-    let stdin = match args.stdin {
-        true => Some(read_stdin(io::stdin().lock())?),
-        false => None,
-    };
-    let request = request(args, stdin.as_deref());
-    let mut stream = client.exec_stream(&request).await?;
-    let mut code = exit::OK;
-    while let Some(frame) = stream.next().await? {
-        if output.json {
-            output.json_line(&frame)?;
-        } else if let StreamFrame::Chunk { stream, data_b64, .. } = &frame {
-            let bytes = decode_chunk(data_b64).ok_or(Failure::BadFrame)?;
-            match stream {
-                OutputStream::Stdout => output::stdout(&bytes)?,
-                OutputStream::Stderr => output::stderr(&bytes),
-            }
-        }
-        match frame {
-            StreamFrame::Chunk { .. } => {}
-            StreamFrame::Exit { timed_out: true, .. } => {
-                let program = request.command.first().cloned().unwrap_or_default();
-                let after = request.timeout_secs.filter(|secs| *secs > 0);
-                return Err(Failure::ExecTimedOut { program, after });
-            }
-            StreamFrame::Exit { exit_code, signal, .. } => code = status(exit_code, signal),
-            StreamFrame::Error { code, message } => return Err(Failure::Exec { code, message }),
-        }
+    if args.tty && output.json {
+        return Err(Failure::NoJson("exec -t"));
     }
-    Ok(code)
+    let (stdin, detach) = (args.stdin, args.detach);
+    let request = request(args, terminal::size)?;
+    if detach {
+        let status = client.exec_start(&request).await?;
+        output.show(&status, |status, _| format!("{}\n", super::text::escape(&status.exec_id)))?;
+        return Ok(exit::OK);
+    }
+    let exit = if request.tty.is_some() {
+        let id = client.exec_start(&request).await?.exec_id;
+        let typing = if stdin { Typing::Keys(Escapes::docker()) } else { Typing::Nothing };
+        Console { client, id, from: ReadFrom::Cursor(0), typing, redraw: false, hang_up: false }.run().await?
+    } else {
+        let follow = client.exec_follow(&request).await?;
+        follow::run(client, follow, Part { stdin, signals: true }, output).await?
+    };
+    conclude(&exit, request.command.first(), request.timeout_secs)
 }
 
-fn request(args: ExecArgs, stdin: Option<&[u8]>) -> ExecRequest {
-    ExecRequest {
+/// The same exec again.
+pub(super) async fn attach(
+    client: &Client,
+    id: String,
+    from: Option<u64>,
+    latest: bool,
+    output: Output,
+) -> Result<u8, Failure> {
+    let status = client.exec_status(&id).await?;
+    let here = io::stdin().is_terminal() && io::stdout().is_terminal() && !output.json;
+    let begin = |usual| match (from, latest) {
+        (Some(cursor), _) => ReadFrom::Cursor(cursor),
+        (None, true) => ReadFrom::Latest,
+        (None, false) => usual,
+    };
+    let exit = if status.tty && here {
+        let typing = Typing::Keys(Escapes::docker());
+        let from = begin(ReadFrom::Latest);
+        Console { client, id, from, typing, redraw: true, hang_up: false }.run().await?
+    } else {
+        let follow = client.exec_follow_again(&id, begin(ReadFrom::Cursor(0))).await?;
+        follow::run(client, follow, Part { stdin: false, signals: false }, output).await?
+    };
+    conclude(&exit, status.command.first(), None)
+}
+
+/// A login shell of a user, on a terminal.
+pub(super) async fn shell(client: &Client, user: Option<String>, output: Output) -> Result<u8, Failure> {
+    if output.json {
+        return Err(Failure::NoJson("shell"));
+    }
+    // SHELL is that of the account; every shell takes -l.
+    let argv = ["/bin/sh", "-c", r#"exec "${SHELL:-/bin/sh}" -l"#].map(String::from).to_vec();
+    let args = ExecArgs { tty: true, stdin: true, user, argv, ..ExecArgs::default() };
+    let request = request(args, terminal::size)?;
+    let id = client.exec_start(&request).await?.exec_id;
+    let typing = Typing::Keys(Escapes::ssh());
+    let exit = Console { client, id, from: ReadFrom::Cursor(0), typing, redraw: false, hang_up: true }.run().await?;
+    Ok(status(exit.exit_code, exit.signal))
+}
+
+fn request(args: ExecArgs, size: impl FnOnce() -> TtySize) -> Result<ExecRequest, Failure> {
+    let mut env: std::collections::BTreeMap<String, String> = args.env.into_iter().collect();
+    if args.tty
+        && let Ok(term) = std::env::var("TERM")
+    {
+        env.entry("TERM".to_owned()).or_insert(term);
+    }
+    let limits = ExecLimits { memory_bytes: args.memory, pids: args.pids, cpu_weight: args.cpu_weight };
+    Ok(ExecRequest {
         command: args.argv,
-        env: args.env.into_iter().collect(),
-        stdin: None,
-        // Base64 for text, too: its size is known, where JSON may write one byte as six.
-        stdin_b64: stdin.map(|bytes| STANDARD.encode(bytes)),
+        env,
         working_dir: args.workdir,
         user: args.user,
         timeout_secs: args.timeout,
-        exec_id: args.id,
-    }
+        // Chosen here, so that a request whose answer was lost is not run twice.
+        exec_id: Some(match args.id {
+            Some(id) => id,
+            None => new_exec_id()?,
+        }),
+        // A command on a terminal or alone must not wait for a reader; one whose output is wanted must lose none of it.
+        lossless: !args.detach && !args.tty,
+        stdin_open: args.stdin,
+        tty: args.tty.then(size),
+        limits: (limits != ExecLimits::default()).then_some(limits),
+        ..ExecRequest::default()
+    })
 }
 
-fn read_stdin(stdin: impl Read) -> Result<Vec<u8>, Failure> {
-    let mut bytes = Vec::new();
-    let one_too_many = limits::EXEC_STDIN_BYTES as u64 + 1;
-    stdin.take(one_too_many).read_to_end(&mut bytes).map_err(Failure::Stdin)?;
-    if bytes.len() > limits::EXEC_STDIN_BYTES {
-        return Err(Failure::StdinTooLarge);
+/// What an exit means for guestctl.
+fn conclude(ended: &ExecExit, program: Option<&String>, after: Option<u64>) -> Result<u8, Failure> {
+    if ended.oom_killed {
+        output::stderr(b"guestctl: the kernel ended a process of it for want of memory\n");
     }
-    Ok(bytes)
+    if ended.timed_out {
+        let program = program.cloned().unwrap_or_default();
+        return Err(Failure::ExecTimedOut { program, after: after.filter(|secs| *secs > 0) });
+    }
+    Ok(status(ended.exit_code, ended.signal))
 }
 
 /// An exit status as a shell shows it.
-fn status(exit_code: i32, signal: Option<i32>) -> u8 {
+pub(super) fn status(exit_code: i32, signal: Option<i32>) -> u8 {
     let status = signal.map_or(exit_code, |signal| signal.saturating_add(128));
     u8::try_from(status).unwrap_or(exit::FAILURE)
 }
@@ -98,17 +152,10 @@ mod tests {
     }
 
     #[test]
-    fn standard_input_is_taken_up_to_its_limit() {
-        let limit = limits::EXEC_STDIN_BYTES as u64;
-        let read = |length| read_stdin(io::repeat(0xff).take(length));
-        assert_eq!(read(0).unwrap(), Vec::<u8>::new());
-        assert_eq!(read(limit).unwrap().len() as u64, limit);
-        assert!(matches!(read(limit + 1), Err(Failure::StdinTooLarge)));
-    }
-
-    #[test]
-    fn the_most_of_standard_input_fits_a_request() {
-        let encoded = limits::EXEC_STDIN_BYTES.div_ceil(3) * 4;
-        assert!(encoded + limits::EXEC_ARGV_BYTES <= limits::REQUEST_BODY_BYTES);
+    fn a_command_waits_for_its_reader_only_where_it_has_one_that_wants_all() {
+        let lossless = |args| request(args, || TtySize { rows: 24, cols: 80 }).unwrap().lossless;
+        assert!(lossless(ExecArgs::default()));
+        assert!(!lossless(ExecArgs { detach: true, ..ExecArgs::default() }));
+        assert!(!lossless(ExecArgs { tty: true, ..ExecArgs::default() }));
     }
 }

@@ -4,8 +4,8 @@ use std::io;
 
 use crate::api::ErrorCode;
 use crate::client::{ClientError, EndpointError, TokenError, advice_for};
-use crate::limits;
 
+use super::cp::CopyFailure;
 use super::text::escape;
 
 /// Exit codes that are guestctl's own.
@@ -26,6 +26,8 @@ pub(super) mod exit {
     pub(crate) const NOT_EXECUTABLE: u8 = 126;
     /// As a shell has it: the program was not found.
     pub(crate) const NOT_FOUND: u8 = 127;
+    /// What a shell reports for a program that SIGHUP ended.
+    pub(crate) const HUNG_UP: u8 = 129;
     /// What a shell reports for a program that SIGPIPE ended.
     pub(crate) const BROKEN_PIPE: u8 = 141;
 }
@@ -37,10 +39,31 @@ pub(super) enum Failure {
     Client(#[from] ClientError),
     Endpoint(#[source] EndpointError),
     Token(#[from] TokenError),
+    Copy(#[from] CopyFailure),
     /// A command that has no output in JSON.
     NoJson(&'static str),
     Stdin(#[source] io::Error),
-    StdinTooLarge,
+    /// guestctl was told by a signal to go; the exec goes on.
+    Left {
+        exec_id: String,
+        signal: i32,
+    },
+    /// guestctl was told by a signal to go before all output was written; the exec has ended.
+    Unwritten {
+        signal: i32,
+    },
+    /// The exec's terminal was hung up.
+    HungUp {
+        exec_id: String,
+    },
+    /// A log entry is no base64.
+    BadLog,
+    Terminal(#[source] io::Error),
+    Signals(#[source] io::Error),
+    Listen {
+        address: String,
+        error: io::Error,
+    },
     Stdout(#[source] io::Error),
     /// Whoever read our output has gone: as with other tools of a pipe, no failure to talk about.
     StdoutClosed,
@@ -53,7 +76,6 @@ pub(super) enum Failure {
         program: String,
         after: Option<u64>,
     },
-    BadFrame,
     RuleExists {
         listen: u16,
         to: std::net::SocketAddr,
@@ -77,8 +99,13 @@ impl Failure {
             Self::Client(ClientError::Api { body, .. }) => exit_code_of(body.code),
             Self::Exec { code, .. } => exit_code_of(*code),
             Self::Endpoint(_) | Self::NoJson(_) => exit::USAGE,
+            Self::Copy(failure) if failure.is_usage() => exit::USAGE,
             Self::ExecTimedOut { .. } => exit::TIMED_OUT,
             Self::StdoutClosed => exit::BROKEN_PIPE,
+            Self::HungUp { .. } => exit::HUNG_UP,
+            Self::Left { signal, .. } | Self::Unwritten { signal } | Self::Copy(CopyFailure::Asked { signal }) => {
+                u8::try_from(signal.saturating_add(128)).unwrap_or(exit::FAILURE)
+            }
             _ => exit::FAILURE,
         }
     }
@@ -97,12 +124,16 @@ impl Failure {
             Self::Client(error) => error.cause(),
             Self::Endpoint(error) => format!("GUESTD_VM cannot be used: {error}"),
             Self::Token(error) => error.to_string(),
+            Self::Copy(failure) => failure.cause(),
             Self::NoJson(command) => format!("{command} has no output in JSON"),
             Self::Stdin(error) => format!("cannot read standard input: {error}"),
-            Self::StdinTooLarge => {
-                let limit = limits::EXEC_STDIN_BYTES >> 20;
-                format!("standard input has more than {limit} MiB, the most that exec -i passes on; nothing was run")
-            }
+            Self::Left { exec_id, signal } => format!("ended by signal {signal}; exec {exec_id} goes on in the VM"),
+            Self::Unwritten { signal } => format!("ended by signal {signal} before all output was written"),
+            Self::HungUp { exec_id } => format!("exec {exec_id} was hung up"),
+            Self::BadLog => "a log entry is no base64: what follows is not known".into(),
+            Self::Terminal(error) => format!("the terminal cannot be set up: {error}"),
+            Self::Signals(error) => format!("signals cannot be received: {error}"),
+            Self::Listen { address, error } => format!("cannot listen on {address}: {error}"),
             Self::Stdout(error) => format!("cannot write the output: {error}"),
             Self::StdoutClosed => "whoever read the output has gone".into(),
             Self::Exec { message, .. } => {
@@ -112,7 +143,6 @@ impl Failure {
                 Some(secs) => format!("{program} was ended by its time-out of {secs} s"),
                 None => format!("{program} was ended by a time-out of the VM"),
             },
-            Self::BadFrame => "a chunk of the output is no base64: what follows is not known".into(),
             Self::RuleExists { listen, to } => {
                 format!("port {listen} is bridged to {to} by a rule already")
             }
@@ -132,17 +162,25 @@ impl Failure {
             Self::Client(error) => error.advice().into_owned(),
             Self::Endpoint(_) => "set GUESTD_VM to an endpoint, unset it, or give --vm".into(),
             Self::Token(_) => "give --token-file a file that holds the VM's token and nothing else".into(),
+            Self::Copy(failure) => failure.advice().into(),
             Self::NoJson(_) => "leave out --json".into(),
             Self::Stdin(_) => "leave out -i, or check what standard input is".into(),
-            Self::StdinTooLarge => "pass less at once, or let the command fetch it".into(),
+            Self::Left { exec_id, .. } => {
+                format!("follow it: guestctl attach {exec_id}; end it: guestctl signal {exec_id} TERM --to tree")
+            }
+            Self::Unwritten { .. } => "see that whatever standard output is connected to reads it".into(),
+            Self::HungUp { exec_id } => {
+                format!("see whether it ended: guestctl ps; to end it: guestctl signal {exec_id} KILL --to tree")
+            }
+            Self::BadLog => "guestd in the VM and this client may be of different versions: see `guestctl info`".into(),
+            Self::Terminal(_) => "leave out -t, or check that standard input is a terminal of this session".into(),
+            Self::Signals(_) => "check the limit of open files (ulimit -n)".into(),
+            Self::Listen { .. } => "choose another port; port 0 takes any that is free".into(),
             Self::Stdout(_) | Self::StdoutClosed => {
                 "check what standard output is, and that its disk is not full".into()
             }
             Self::Exec { code, .. } => advice_for(*code).into(),
             Self::ExecTimedOut { .. } => "give it longer with --timeout, or leave --timeout out".into(),
-            Self::BadFrame => {
-                "guestd in the VM and this client may be of different versions: see `guestctl info`".into()
-            }
             Self::RuleExists { listen, .. } => {
                 format!("remove it first: guestctl bridge remove {listen}")
             }

@@ -6,14 +6,25 @@
 
 mod args;
 mod bridge;
+mod console;
+mod cp;
+mod escape;
 mod exec;
+mod execs;
 mod failure;
+mod follow;
 mod health;
 mod info;
+mod input;
+mod logs;
 mod output;
 mod ports;
+mod signals;
+mod sink;
 mod table;
+mod terminal;
 mod text;
+mod tunnel;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -72,6 +83,15 @@ async fn dispatch(client: &Client, command: Command, output: Output) -> Result<u
             Ok(exit::OK)
         }
         Command::Exec(exec) => exec::run(client, exec, output).await,
+        Command::Attach { id, from, latest } => exec::attach(client, id, from, latest, output).await,
+        Command::Ps { all } => execs::list(client, all, output).await,
+        Command::Signal { id, signal, to } => execs::signal(client, &id, signal, to.into()).await,
+        Command::Wait { id } => execs::wait(client, &id, output).await,
+        Command::Logs { follow, exec } => logs::run(client, exec, follow, output).await,
+        Command::Shell { user } => exec::shell(client, user, output).await,
+        Command::Tunnel { route: Some(route), .. } => tunnel::listen(client, route, output).await,
+        Command::Tunnel { stdio, .. } => tunnel::stdio(client, stdio.unwrap_or_default()).await,
+        Command::Cp(copy) => cp::run(client, copy, output).await,
         Command::Ports { all } => ports::run(client, all, output).await,
         Command::Bridge { action } => bridge::run(client, action, output).await,
         Command::Metrics if output.json => Err(Failure::NoJson("metrics")),

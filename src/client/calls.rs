@@ -7,11 +7,11 @@ use hyper::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::api::{Bridge, BridgeUpdate, ExecRequest, ExecResult, Health, Info, Listener};
+use crate::api::{Bridge, BridgeUpdate, Health, Info, Listener};
 use crate::limits;
 
-use super::http::Reply;
-use super::{Call, ClientError, Endpoint, ExecStream, Token};
+use super::http::{Question, Reply};
+use super::{Call, ClientError, Endpoint, Token};
 
 /// How long a client waits before it gives up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl Client {
     pub async fn set_bridge(&self, update: &BridgeUpdate) -> Result<Bridge, ClientError> {
         let call = Call::put("/v1/bridge");
         let patience = Some(self.timeouts.answer);
-        let reply = self.send(call, self.json(call, update)?, patience).await?;
+        let reply = self.send(self.json(call, update)?, patience).await?;
         self.parsed(call, reply, patience).await
     }
 
@@ -116,47 +116,22 @@ impl Client {
         String::from_utf8(body.into()).map_err(|_| self.foreign(call, "it is no UTF-8".into()))
     }
 
-    /// Runs a command to its end and gives its output whole, up to guestd's limit. With a time-out in the request this
-    /// waits that long and a little more; without one, without end.
-    pub async fn exec(&self, request: &ExecRequest) -> Result<ExecResult, ClientError> {
-        let call = Call::post("/v1/exec");
-        let patience = self.exec_patience(request);
-        let reply = self.send(call, self.json(call, request)?, patience).await?;
-        self.parsed(call, reply, patience).await
-    }
-
-    /// Runs a command and gives its output as it comes.
-    pub async fn exec_stream(&self, request: &ExecRequest) -> Result<ExecStream, ClientError> {
-        let call = Call::post("/v1/exec/stream");
-        let body = self.json(call, request)?;
-        let reply = self.send(call, body, Some(self.timeouts.answer)).await?;
-        let reply = self.succeed(call, reply).await?;
-        let patience = self.exec_patience(request);
-        Ok(ExecStream::new(self, call, reply, patience))
-    }
-
-    /// From the start of an exec with a time-out until its result must be here; none where it may take any time.
-    fn exec_patience(&self, request: &ExecRequest) -> Option<Duration> {
-        let command = Duration::from_secs(request.timeout_secs.filter(|secs| *secs > 0)?);
-        let ending = limits::EXEC_KILL_GRACE + limits::EXEC_DRAIN_TIME;
-        command.checked_add(ending)?.checked_add(self.timeouts.answer)
-    }
-
     async fn ask(&self, call: Call) -> Result<Reply, ClientError> {
-        let patience = Some(self.timeouts.answer);
-        self.send(call, Bytes::new(), patience).await
+        self.send(Question::new(call), Some(self.timeouts.answer)).await
     }
 
-    async fn get<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
+    pub(super) async fn get<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
         let reply = self.ask(call).await?;
         self.parsed(call, reply, Some(self.timeouts.answer)).await
     }
 
-    async fn succeed(&self, call: Call, reply: Reply) -> Result<Reply, ClientError> {
-        if reply.status == StatusCode::OK { Ok(reply) } else { Err(self.failure(call, reply).await) }
+    /// The reply, where it is a success.
+    pub(super) async fn succeed(&self, call: Call, reply: Reply) -> Result<Reply, ClientError> {
+        if reply.status.is_success() { Ok(reply) } else { Err(self.failure(call, reply).await) }
     }
 
-    async fn parsed<T: DeserializeOwned>(
+    /// The JSON of a reply that is a success.
+    pub(super) async fn parsed<T: DeserializeOwned>(
         &self,
         call: Call,
         reply: Reply,
@@ -182,25 +157,10 @@ impl Client {
         })
     }
 
-    fn json(&self, call: Call, body: &impl Serialize) -> Result<Bytes, ClientError> {
+    /// A request with this body.
+    pub(super) fn json(&self, call: Call, body: &impl Serialize) -> Result<Question, ClientError> {
         let body = serde_json::to_vec(body);
         let body = body.map_err(|error| self.foreign(call, error.to_string()))?;
-        Ok(Bytes::from(body))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_exec_is_waited_for_as_long_as_it_may_take_to_end_it() {
-        let client = Client::new("vsock:3".parse().unwrap());
-        let patience = |timeout_secs| client.exec_patience(&ExecRequest { timeout_secs, ..ExecRequest::default() });
-        let ending = limits::EXEC_KILL_GRACE + limits::EXEC_DRAIN_TIME + limits::CLIENT_ANSWER_TIME;
-        assert_eq!(patience(Some(9)), Some(Duration::from_secs(9) + ending));
-        assert_eq!(patience(None), None);
-        assert_eq!(patience(Some(0)), None, "no time-out, as guestd has it");
-        assert_eq!(patience(Some(u64::MAX)), None);
+        Question::json(call, Bytes::from(body))
     }
 }

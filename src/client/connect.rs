@@ -3,6 +3,7 @@
 //! For Firecracker's hybrid vsock: connect to the Unix socket, send `CONNECT PORT\n`, read `OK N\n`. An end of file
 //! instead means that nobody listens on that port in the guest yet.
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -16,9 +17,9 @@ use crate::limits;
 use super::{ClientError, ConnectFailure, Endpoint};
 
 /// A connection in both directions. Nothing here shuts down one of them alone.
-pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug> Duplex for T {}
 
 /// Connects. The connection, and for a hybrid socket the `OK`, must each come `within` this time.
 pub(super) async fn connect(endpoint: &Endpoint, within: Duration) -> Result<Box<dyn Duplex>, ClientError> {

@@ -15,7 +15,8 @@ use crate::limits;
 
 use super::Endpoint;
 
-/// One call of guestd's HTTP interface; prints as `GET /v1/info`.
+/// One call of guestd's HTTP interface; prints as `GET /v1/info`. Where its path has a variable part, as in
+/// `GET /v1/exec/{id}`, guestd's own sentence says which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call {
     verb: Verb,
@@ -27,6 +28,7 @@ enum Verb {
     Get,
     Put,
     Post,
+    Delete,
 }
 
 impl Call {
@@ -45,11 +47,17 @@ impl Call {
         Self { verb, path }
     }
 
+    pub(super) const fn delete(path: &'static str) -> Self {
+        let verb = Verb::Delete;
+        Self { verb, path }
+    }
+
     pub(super) fn method(self) -> Method {
         match self.verb {
             Verb::Get => Method::GET,
             Verb::Put => Method::PUT,
             Verb::Post => Method::POST,
+            Verb::Delete => Method::DELETE,
         }
     }
 }
@@ -79,6 +87,11 @@ pub enum ClientError {
         call: Call,
         /// Size of its body.
         bytes: usize,
+    },
+    /// A name in the request is longer than any path can be; nothing was asked.
+    TargetTooLong {
+        /// The call.
+        call: Call,
     },
     /// Connected, asked, and not answered in time.
     Timeout {
@@ -118,6 +131,27 @@ pub enum ClientError {
         /// What came instead of an answer.
         why: String,
     },
+    /// A tunnel ended otherwise than by an end in both directions.
+    TunnelBroken {
+        /// The VM.
+        endpoint: Endpoint,
+        /// TCP port in the VM.
+        port: u16,
+        /// Which of the three broke, and how.
+        why: String,
+    },
+    /// The kernel gave no random number; nothing was asked.
+    NoRandomness {
+        /// Why.
+        why: String,
+    },
+    /// What was to be sent could not be read; the guest keeps what it had.
+    Source {
+        /// The call.
+        call: Call,
+        /// Why.
+        why: String,
+    },
     /// An exec's stream ended without its last frame: whether and how the command ended is not known.
     StreamCutOff {
         /// The VM.
@@ -143,6 +177,11 @@ impl ClientError {
                 "{call} was not sent: its body has {bytes} bytes and guestd takes at most {}",
                 limits::REQUEST_BODY_BYTES
             ),
+            Self::TargetTooLong { call } => {
+                format!(
+                    "{call} was not sent: with the name that it was given its path is longer than HTTP's 65534 bytes"
+                )
+            }
             Self::Timeout { endpoint, call, after } => format!("no answer to {call} from {endpoint} within {after:?}"),
             Self::Disconnected { endpoint, call, source } => {
                 format!("the connection to {endpoint} ended before the answer to {call}: {source}")
@@ -153,6 +192,11 @@ impl ClientError {
             Self::Protocol { endpoint, call, why } => {
                 format!("the answer to {call} from {endpoint} is not guestd's: {why}")
             }
+            Self::TunnelBroken { endpoint, port, why } => {
+                format!("the tunnel to port {port} of {endpoint} broke: {why}")
+            }
+            Self::NoRandomness { why } => format!("no id for an exec could be made, nor a key for a connection: {why}"),
+            Self::Source { call, why } => format!("{call} was not completed: what it sends cannot be read: {why}"),
             Self::StreamCutOff { endpoint, exec_id, cursor, why } => {
                 let exec = exec_id.as_deref().map_or(Cow::Borrowed("an exec"), |id| Cow::Owned(format!("exec {id}")));
                 format!(
@@ -168,6 +212,7 @@ impl ClientError {
         match self {
             Self::Unreachable { endpoint, why } => why.advice(endpoint),
             Self::RequestTooLarge { .. } => "give it less standard input or a shorter command line".into(),
+            Self::TargetTooLong { .. } => "check the name: it may be the content of a file and not its name".into(),
             Self::Timeout { .. } => "the VM may be paused or overloaded: look at its console, then try again".into(),
             Self::Disconnected { endpoint: Endpoint::Unix { path }, .. } => {
                 format!("try again; if this is a Firecracker vsock socket, the endpoint is fc:{}", path.display())
@@ -176,10 +221,21 @@ impl ClientError {
             Self::Disconnected { .. } => {
                 "guestd or the VM was stopped or restored meanwhile: see `guestctl health`, then try again".into()
             }
+            Self::Api { body, call, .. }
+                if body.code == ErrorCode::NotFound && ["/v1/files", "/v1/tree"].contains(&call.path) =>
+            {
+                "check the path; the directory that something is put into must exist in the VM".into()
+            }
             Self::Api { body, .. } => advice_for(body.code).into(),
             Self::Protocol { .. } => {
                 "check the endpoint, and that guestd in the VM and this client are of one version".into()
             }
+            Self::TunnelBroken { .. } => "see whether the service in the VM still runs, then connect again".into(),
+            Self::NoRandomness { .. } => "check that this system has getrandom(2) or /dev/urandom".into(),
+            Self::StreamCutOff { exec_id: Some(id), .. } => {
+                format!("the command may still run in the VM: see it with `guestctl attach {id}`").into()
+            }
+            Self::Source { .. } => "check the file or program that it comes from".into(),
             Self::StreamCutOff { .. } => {
                 "the command may still run in the VM: see what it has done before running it again".into()
             }
@@ -191,8 +247,14 @@ impl ClientError {
         match self {
             Self::Unreachable { why, .. } => why.is_lasting(),
             Self::Api { status, .. } => (400..500).contains(status) && !matches!(status, 408 | 429),
-            Self::Protocol { .. } | Self::RequestTooLarge { .. } => true,
-            Self::Timeout { .. } | Self::Disconnected { .. } | Self::StreamCutOff { .. } => false,
+            Self::Protocol { .. } | Self::RequestTooLarge { .. } | Self::TargetTooLong { .. } | Self::Source { .. } => {
+                true
+            }
+            Self::NoRandomness { .. } => true,
+            Self::Timeout { .. }
+            | Self::Disconnected { .. }
+            | Self::StreamCutOff { .. }
+            | Self::TunnelBroken { .. } => false,
         }
     }
 }
@@ -286,7 +348,11 @@ fn io_advice(kind: io::ErrorKind, endpoint: &Endpoint) -> &'static str {
 #[must_use]
 pub fn advice_for(code: ErrorCode) -> &'static str {
     match code {
-        ErrorCode::BadRequest | ErrorCode::InvalidField | ErrorCode::MethodNotAllowed | ErrorCode::NotFound => {
+        ErrorCode::InvalidField => "give a value as the message says",
+        ErrorCode::NotFound => {
+            "check the path or id (`guestctl ps -a` lists execs), and that guestd is not older than this client (`guestctl info`)"
+        }
+        ErrorCode::BadRequest | ErrorCode::MethodNotAllowed => {
             "guestd in the VM and this client may be of different versions: compare them with `guestctl info`"
         }
         ErrorCode::Unauthorized => "give the VM's token (guestctl: --token-file FILE)",
@@ -305,6 +371,16 @@ pub fn advice_for(code: ErrorCode) -> &'static str {
         ErrorCode::BadEnv => "variables are KEY=VALUE with a shell identifier as key, of at most 256 and 8192 bytes",
         ErrorCode::BadWorkingDir => "give a directory that exists in the VM",
         ErrorCode::UserNotFound => "give a user of the VM's /etc/passwd, by name or number",
+        ErrorCode::IsDirectory => "copy a directory with -r, or name a file in it",
+        ErrorCode::NotDirectory => "check each directory of the path in the VM",
+        ErrorCode::NotRegular => "run a command in the VM that reads or writes it",
+        ErrorCode::Permission => "see in the VM how it is mounted (findmnt), and its attributes (lsattr) and owner",
+        ErrorCode::NoSpace => "make room in the VM (df -h, df -i), or grow its disk",
+        ErrorCode::Exists => "remove it first, or use another name",
+        ErrorCode::NotEmpty => "remove what is in it as well, with recursive",
+        ErrorCode::BadRange => "ask for the file's size first",
+        ErrorCode::BadArchive => "give an uncompressed tar stream without such an entry",
+        ErrorCode::CutOff => "send it again whole",
         ErrorCode::Internal => "see guestd's log in the VM: journalctl -u guestd",
         _ => "guestd in the VM is newer than this client: update the client",
     }

@@ -2,16 +2,18 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::io;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
-use hyper::{Request, Response, StatusCode};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
@@ -24,9 +26,75 @@ use super::{Call, Client, ClientError};
 /// Start of a foreign answer that is shown, in characters.
 const SHOWN_CHARACTERS: usize = 120;
 
+/// Body of a request: bytes that are there, or that come as it is sent.
+pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// A request that is still to be sent.
+pub(super) struct Question {
+    call: Call,
+    target: Option<String>,
+    headers: HeaderMap,
+    body: Body,
+}
+
+impl Question {
+    /// The call by itself: no body.
+    pub(super) fn new(call: Call) -> Self {
+        Self::with_body(call, Body::new(Full::new(Bytes::new()).map_err(|never| match never {})))
+    }
+
+    /// With a body as it comes, of any length. Its type is a header of its own.
+    pub(super) fn with_body(call: Call, body: Body) -> Self {
+        Self { call, target: None, headers: HeaderMap::new(), body }
+    }
+
+    /// With a JSON body, which must not be over guestd's limit; an empty one is none.
+    pub(super) fn json(call: Call, body: Bytes) -> Result<Self, ClientError> {
+        if body.len() > limits::REQUEST_BODY_BYTES {
+            let bytes = body.len();
+            return Err(ClientError::RequestTooLarge { call, bytes });
+        }
+        if body.is_empty() {
+            return Ok(Self::new(call));
+        }
+        let question = Self::with_body(call, Body::new(Full::new(body).map_err(|never| match never {})));
+        Ok(question.header(CONTENT_TYPE, HeaderValue::from_static("application/json")))
+    }
+
+    /// To this path and query, where the call's own path has variable parts.
+    pub(super) fn to(self, target: String) -> Self {
+        let target = Some(target);
+        Self { target, ..self }
+    }
+
+    /// With this header.
+    pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+}
+
+/// A text as one segment of a path, or as a value of a query: everything but RFC 3986's unreserved characters as %XX.
+pub(super) fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => escaped.push(byte.into()),
+            other => {
+                escaped.push('%');
+                for digit in [other >> 4, other & 15] {
+                    escaped.extend(char::from_digit(digit.into(), 16).map(|digit| digit.to_ascii_uppercase()));
+                }
+            }
+        }
+    }
+    escaped
+}
+
 /// A response whose body is still to be read.
 pub(super) struct Reply {
     pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
     pub(super) body: Incoming,
     pub(super) connection: Connection,
 }
@@ -35,7 +103,7 @@ pub(super) struct Reply {
 /// so that dropping it closes both directions at once.
 pub(super) struct Connection {
     /// Held to the end, since hyper takes the loss of its sender for the wish to close.
-    sender: SendRequest<Full<Bytes>>,
+    sender: SendRequest<Body>,
     io: Io,
 }
 
@@ -49,14 +117,21 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    async fn open(stream: Box<dyn Duplex>) -> hyper::Result<Self> {
+    /// Speaks HTTP on a stream.
+    pub(super) async fn open(stream: Box<dyn Duplex>) -> hyper::Result<Self> {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // Its error reaches the caller through the response.
-        let io = Io(Some(Box::pin(connection.map(drop))));
-        Ok(Self { sender, io })
+        Ok(Self::of(sender, connection))
     }
 
-    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+    /// Of the two sides that hyper gives.
+    pub(super) fn of(sender: SendRequest<Body>, connection: http1::Connection<TokioIo<Box<dyn Duplex>>, Body>) -> Self {
+        // Its error reaches the caller through the response.
+        let io = Io(Some(Box::pin(connection.with_upgrades().map(drop))));
+        Self { sender, io }
+    }
+
+    /// Sends the request and waits for the head of its answer.
+    pub(super) async fn exchange(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
         let response = self.sender.send_request(request);
         self.io.drive(response).await
     }
@@ -82,8 +157,9 @@ impl Io {
 
 impl Client {
     /// Connects and asks. The answer's head must come within `patience`.
-    pub(super) async fn send(&self, call: Call, body: Bytes, patience: Option<Duration>) -> Result<Reply, ClientError> {
-        let request = self.request(call, body)?;
+    pub(super) async fn send(&self, question: Question, patience: Option<Duration>) -> Result<Reply, ClientError> {
+        let call = question.call;
+        let request = self.request(question)?;
         let stream = connect(self.endpoint(), self.timeouts().connect).await?;
         let exchange = async {
             let mut connection = Connection::open(stream).await?;
@@ -92,7 +168,8 @@ impl Client {
         };
         let (response, connection) =
             self.within(call, patience, exchange).await?.map_err(|error| self.broken(call, error))?;
-        Ok(Reply { status: response.status(), body: response.into_body(), connection })
+        let (head, body) = response.into_parts();
+        Ok(Reply { status: head.status, headers: head.headers, body, connection })
     }
 
     /// The whole body of a reply, at most `limit` bytes, within `patience`.
@@ -139,27 +216,24 @@ impl Client {
         ClientError::Protocol { endpoint: self.endpoint().clone(), call, why }
     }
 
-    fn request(&self, call: Call, body: Bytes) -> Result<Request<Full<Bytes>>, ClientError> {
-        if body.len() > limits::REQUEST_BODY_BYTES {
-            let bytes = body.len();
-            return Err(ClientError::RequestTooLarge { call, bytes });
-        }
-        let has_body = !body.is_empty();
-        let mut request = Request::new(Full::new(body));
+    pub(super) fn request(&self, question: Question) -> Result<Request<Body>, ClientError> {
+        let Question { call, target, headers, body } = question;
+        let mut request = Request::new(body);
         *request.method_mut() = call.method();
-        *request.uri_mut() = hyper::Uri::from_static(call.path);
-        let headers = request.headers_mut();
-        headers.insert(HOST, HeaderValue::from_static("guestd"));
-        if has_body {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        }
+        *request.uri_mut() = match target {
+            None => Uri::from_static(call.path),
+            Some(target) => Uri::try_from(target).map_err(|_| ClientError::TargetTooLong { call })?,
+        };
+        let all = request.headers_mut();
+        all.insert(HOST, HeaderValue::from_static("guestd"));
+        all.extend(headers);
         if let Some(token) = self.token() {
-            headers.insert(AUTHORIZATION, token.header());
+            all.insert(AUTHORIZATION, token.header());
         }
         Ok(request)
     }
 
-    async fn within<T>(
+    pub(super) async fn within<T>(
         &self,
         call: Call,
         patience: Option<Duration>,
@@ -171,14 +245,14 @@ impl Client {
         timeout(after, work).await.map_err(|_| ClientError::Timeout { endpoint: self.endpoint().clone(), call, after })
     }
 
-    fn broken(&self, call: Call, error: hyper::Error) -> ClientError {
+    pub(super) fn broken(&self, call: Call, error: hyper::Error) -> ClientError {
         if error.is_parse() {
             return self.foreign(call, format!("it is no HTTP ({error})"));
         }
         self.disconnected(call, Box::new(error))
     }
 
-    fn disconnected(&self, call: Call, source: Box<dyn std::error::Error + Send + Sync>) -> ClientError {
+    pub(super) fn disconnected(&self, call: Call, source: Box<dyn std::error::Error + Send + Sync>) -> ClientError {
         ClientError::Disconnected { endpoint: self.endpoint().clone(), call, source }
     }
 }
@@ -191,4 +265,15 @@ pub(super) fn excerpt(body: &[u8]) -> String {
         start.push('…');
     }
     format!("{start:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_for_something_in_a_path_is_escaped() {
+        assert_eq!(escaped("build-7_a.~"), "build-7_a.~");
+        assert_eq!(escaped("a/b?c=%é"), "a%2Fb%3Fc%3D%25%C3%A9");
+    }
 }

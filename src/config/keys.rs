@@ -68,6 +68,22 @@ const KEYS: &[(&str, Setter)] = &[
         config.exec_max_running = number(value, 1, 1024, "a number from 1 to 1024")?;
         Ok(())
     }),
+    ("exec.replay_bytes", |config, value| {
+        config.exec_replay_bytes = number(value, MIN_RING, MAX_RINGS, "bytes from 65536 to 4294967296")?;
+        Ok(())
+    }),
+    ("exec.replay_total_bytes", |config, value| {
+        config.exec_replay_total_bytes = number(value, MIN_RING, MAX_RINGS, "bytes from 65536 to 4294967296")?;
+        Ok(())
+    }),
+    ("exec.spill_dir", |config, value| {
+        config.exec_spill_dir = PathBuf::from(checked(value.starts_with('/'), value, "an absolute path")?);
+        Ok(())
+    }),
+    ("exec.spill_bytes", |config, value| {
+        config.exec_spill_bytes = number(value, 0, u64::MAX, "a number of bytes")?;
+        Ok(())
+    }),
     ("log.level", |config, value| {
         config.log_level = match value {
             "error" => LogLevel::Error,
@@ -80,6 +96,10 @@ const KEYS: &[(&str, Setter)] = &[
         Ok(())
     }),
 ];
+
+/// One piece of output fits.
+const MIN_RING: usize = 64 * 1024;
+const MAX_RINGS: usize = 4 * 1024 * 1024 * 1024;
 
 const PORTS: &str = "\"all\" or port numbers separated by commas";
 

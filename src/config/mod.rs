@@ -11,7 +11,7 @@ use std::{fmt, net::Ipv6Addr, path::PathBuf, time::Duration};
 
 pub use sources::{DEFAULT_FILE, Layer, environment, file, kernel_command_line};
 
-use crate::api::BridgeRule;
+use crate::{api::BridgeRule, limits};
 
 /// Names of all keys.
 pub fn known_keys() -> impl Iterator<Item = &'static str> {
@@ -45,6 +45,14 @@ pub struct Config {
     pub poll_interval: Duration,
     /// `exec.max_running`: execs at once.
     pub exec_max_running: usize,
+    /// `exec.replay_bytes`: output of one exec that can be read again.
+    pub exec_replay_bytes: usize,
+    /// `exec.replay_total_bytes`: the same for all execs together.
+    pub exec_replay_total_bytes: usize,
+    /// `exec.spill_dir`: where output on disk goes.
+    pub exec_spill_dir: PathBuf,
+    /// `exec.spill_bytes`: output on disk of all execs together.
+    pub exec_spill_bytes: u64,
     /// `log.level`.
     pub log_level: LogLevel,
 }
@@ -63,7 +71,11 @@ impl Default for Config {
             bridge_auto: true,
             bridge_rules: Vec::new(),
             poll_interval: Duration::from_millis(250),
-            exec_max_running: crate::limits::EXECS_RUNNING,
+            exec_max_running: limits::EXECS_RUNNING,
+            exec_replay_bytes: limits::EXEC_REPLAY_BYTES,
+            exec_replay_total_bytes: limits::EXEC_REPLAY_TOTAL_BYTES,
+            exec_spill_dir: PathBuf::from(limits::EXEC_SPILL_DIR),
+            exec_spill_bytes: limits::EXEC_SPILL_BYTES,
             log_level: LogLevel::Info,
         }
     }
@@ -224,6 +236,10 @@ mod tests {
                 ("log.level", "debug"),
                 ("listeners.poll_ms", "1000"),
                 ("auth_token", "s3cret"),
+                ("exec.replay_bytes", "65536"),
+                ("exec.replay_total_bytes", "1048576"),
+                ("exec.spill_dir", "/var/spill"),
+                ("exec.spill_bytes", "0"),
             ],
         )]);
         assert_eq!(problems, []);
@@ -241,6 +257,8 @@ mod tests {
         assert!(!config.bridge_auto);
         assert_eq!(config.log_level, LogLevel::Debug);
         assert_eq!(config.poll_interval, Duration::from_secs(1));
+        assert_eq!((config.exec_replay_bytes, config.exec_replay_total_bytes), (65536, 1_048_576));
+        assert_eq!((config.exec_spill_dir, config.exec_spill_bytes), (PathBuf::from("/var/spill"), 0));
     }
 
     #[test]

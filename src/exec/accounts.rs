@@ -1,11 +1,12 @@
 //! Users and groups of the guest, by `/etc/passwd` and `/etc/group` alone: a static binary has no NSS, so no LDAP and no
 //! systemd-homed. A user may be named or numbered; a number without an entry is refused, for it would have no home and no group.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
+use std::io;
+use std::sync::Arc;
 
+use super::config::ExecConfig;
 use super::error::{ExecError, shown};
+use super::kept_file::KeptFile;
 use crate::limits;
 
 /// A user with all groups.
@@ -20,47 +21,87 @@ pub(super) struct Account {
     pub(super) groups: Vec<u32>,
 }
 
+/// The guest's files on users.
+#[derive(Debug)]
+pub(super) struct AccountFiles {
+    passwd: KeptFile,
+    group: KeptFile,
+    /// Variables of all.
+    pub(super) environment: KeptFile,
+}
+
+impl AccountFiles {
+    /// Those of this configuration.
+    pub(super) fn new(config: &ExecConfig) -> Self {
+        Self {
+            passwd: KeptFile::new(&config.passwd, limits::ACCOUNT_FILE_BYTES),
+            group: KeptFile::new(&config.group, limits::ACCOUNT_FILE_BYTES),
+            environment: KeptFile::new(&config.environment_file, limits::ENVIRONMENT_FILE_BYTES),
+        }
+    }
+}
+
 /// Finds a user by name, else by number.
 ///
 /// root is known even where there are no account files, as in an image of one static binary.
 ///
 /// # Errors
 /// No such user, or a file that cannot be read.
-pub(super) fn find(user: &str, passwd: &Path, group: &Path) -> Result<Account, ExecError> {
-    let read = |path: &Path| match read_bounded(path, limits::ACCOUNT_FILE_BYTES) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        other => other.map_err(|source| ExecError::AccountsUnreadable { path: path.to_owned(), source }),
+pub(super) fn find(user: &str, files: &AccountFiles) -> Result<Account, ExecError> {
+    let read = |file: &KeptFile| match file.read() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Arc::default()),
+        other => other.map_err(|source| ExecError::AccountsUnreadable { path: file.path().to_owned(), source }),
     };
+    let AccountFiles { passwd, group, .. } = files;
     let mut account = find_in(&read(passwd)?, user)
         .or_else(|| known_root(user))
-        .ok_or_else(|| ExecError::UserNotFound { user: shown(user), passwd: passwd.to_owned() })?;
+        .ok_or_else(|| ExecError::UserNotFound { user: shown(user), passwd: passwd.path().to_owned() })?;
     account.groups = groups_of(&account, &read(group)?);
     Ok(account)
 }
 
 fn find_in(passwd: &[u8], user: &str) -> Option<Account> {
-    let accounts = || lines(passwd).filter_map(parse);
     let number = id(user.as_bytes());
-    accounts().find(|account| account.name == user).or_else(|| accounts().find(|account| Some(account.uid) == number))
+    let entries = || lines(passwd).filter_map(Entry::parse);
+    let found =
+        entries().find(|entry| entry.name == user).or_else(|| entries().find(|entry| Some(entry.uid) == number));
+    found.map(Account::from)
 }
 
-/// `name:password:uid:gid:comment:home:shell`. Anything else, such as NIS's `+` lines, is no user.
-fn parse(line: &[u8]) -> Option<Account> {
-    let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
-    let [name, _, uid, gid, _, home, shell] = fields[..] else {
-        return None;
-    };
-    let or = |field: &[u8], default: &str| {
-        if field.is_empty() { default.into() } else { field.to_vec() }
-    };
-    Some(Account {
-        name: text(name).filter(|name| !name.is_empty())?.to_owned(),
-        uid: id(uid)?,
-        gid: id(gid)?,
-        home: or(home, "/"),
-        shell: or(shell, "/bin/sh"),
-        groups: Vec::new(),
-    })
+/// A line of passwd(5).
+struct Entry<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+    home: &'a [u8],
+    shell: &'a [u8],
+}
+
+impl<'a> Entry<'a> {
+    /// `name:password:uid:gid:comment:home:shell`. Anything else, such as NIS's `+` lines, is no user.
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b':');
+        let mut next = || fields.next();
+        let (name, _, uid, gid, _, home, shell) = (next()?, next()?, next()?, next()?, next()?, next()?, next()?);
+        let name = text(name).filter(|name| !name.is_empty() && next().is_none())?;
+        Some(Self { name, uid: id(uid)?, gid: id(gid)?, home, shell })
+    }
+}
+
+impl From<Entry<'_>> for Account {
+    fn from(entry: Entry<'_>) -> Self {
+        let or = |field: &[u8], default: &str| {
+            if field.is_empty() { default.into() } else { field.to_vec() }
+        };
+        Self {
+            name: entry.name.to_owned(),
+            uid: entry.uid,
+            gid: entry.gid,
+            home: or(entry.home, "/"),
+            shell: or(entry.shell, "/bin/sh"),
+            groups: Vec::new(),
+        }
+    }
 }
 
 fn known_root(user: &str) -> Option<Account> {
@@ -71,6 +112,16 @@ fn known_root(user: &str) -> Option<Account> {
         home: b"/root".into(),
         shell: b"/bin/sh".into(),
         groups: Vec::new(),
+    })
+}
+
+/// Number of a group by its name; none where that cannot be told.
+pub(super) fn group(name: &str, files: &AccountFiles) -> Option<u32> {
+    let file = files.group.read().ok()?;
+    lines(&file).find_map(|line| {
+        let mut fields = line.split(|byte| *byte == b':');
+        fields.next().filter(|found| *found == name.as_bytes())?;
+        id(fields.nth(1)?)
     })
 }
 
@@ -105,22 +156,10 @@ fn text(field: &[u8]) -> Option<&str> {
     str::from_utf8(field).ok()
 }
 
-/// A whole file, up to a limit.
-///
-/// # Errors
-/// Those of reading, and `FileTooLarge` above the limit.
-pub(super) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let read = File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
-    if read as u64 > limit {
-        let text = format!("it is larger than {limit} bytes");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
-    }
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::api::ErrorCode;
 
@@ -156,18 +195,26 @@ mod tests {
         assert_eq!(groups_of(&ada, GROUP), [100, 27]);
     }
 
-    #[test]
-    fn root_is_known_without_account_files_and_nobody_else_is() {
-        let none = Path::new("/nonexistent/file");
-        assert_eq!(find("0", none, none).unwrap().name, "root");
-        assert_eq!(find("ada", none, none).unwrap_err().code(), ErrorCode::UserNotFound);
+    fn files(passwd: &Path, group: &Path) -> AccountFiles {
+        let config = ExecConfig { passwd: passwd.to_owned(), group: group.to_owned(), ..ExecConfig::default() };
+        AccountFiles::new(&config)
     }
 
     #[test]
-    fn a_file_above_its_limit_is_refused_and_not_cut() {
+    fn a_group_is_found_by_its_whole_name() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "12345").unwrap();
-        assert_eq!(read_bounded(file.path(), 5).unwrap(), b"12345");
-        assert!(read_bounded(file.path(), 4).is_err());
+        std::fs::write(file.path(), "ttys:x:4:\ntty:x:5:ada\n").unwrap();
+        let none = Path::new("/nonexistent/file");
+        let files_with = files(none, file.path());
+        assert_eq!((group("tty", &files_with), group("tt", &files_with)), (Some(5), None));
+        assert_eq!(group("tty", &files(none, none)), None);
+    }
+
+    #[test]
+    fn root_is_known_without_account_files_and_nobody_else_is() {
+        let none = Path::new("/nonexistent/file");
+        let files = files(none, none);
+        assert_eq!(find("0", &files).unwrap().name, "root");
+        assert_eq!(find("ada", &files).unwrap_err().code(), ErrorCode::UserNotFound);
     }
 }

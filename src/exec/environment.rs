@@ -8,10 +8,9 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
-use std::path::Path;
 
-use super::accounts::{Account, read_bounded};
-use crate::limits;
+use super::accounts::Account;
+use super::kept_file::KeptFile;
 use crate::sys::process::c_string;
 
 /// Variables by their keys. Values are bytes: files need not be UTF-8.
@@ -39,8 +38,8 @@ pub(super) fn login(account: &Account) -> Variables {
 ///
 /// # Errors
 /// Those of reading it.
-pub(super) fn of_file(path: &Path) -> io::Result<Variables> {
-    match read_bounded(path, limits::ENVIRONMENT_FILE_BYTES) {
+pub(super) fn of_file(file: &KeptFile) -> io::Result<Variables> {
+    match file.read() {
         Ok(text) => Ok(parse(&text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Variables::new()),
         Err(error) => Err(error),
@@ -158,6 +157,6 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_an_empty_layer() {
-        assert!(of_file(Path::new("/nonexistent/environment")).unwrap().is_empty());
+        assert!(of_file(&KeptFile::new("/nonexistent/environment".as_ref(), 1)).unwrap().is_empty());
     }
 }

@@ -2,8 +2,10 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::api::ErrorCode;
+use crate::limits;
 use crate::sys::process::{LaunchError, Stage};
 
 /// A failed exec. The text is for the person who sent the request; a program branches on [`ExecError::code`].
@@ -94,6 +96,32 @@ pub enum ExecError {
         /// What it is instead, and what to do.
         why: String,
     },
+    /// A limit of no use.
+    #[error("`limits.{field}` cannot be kept: {why}")]
+    BadLimit {
+        /// Which one.
+        field: &'static str,
+        /// What it could be.
+        why: &'static str,
+    },
+    /// A limit that nothing in this guest can keep.
+    #[error(
+        "`limits.{field}` needs the cgroup2 controller {controller}, which execs of this guest do not have; leave it out, or see the health check `cgroup2` for why"
+    )]
+    LimitsUnsupported {
+        /// Which one.
+        field: &'static str,
+        /// What is missing.
+        controller: &'static str,
+    },
+    /// The kernel does not take a limit.
+    #[error("setting `limits.{field}` on the command's cgroup failed: {source}; try another value")]
+    LimitRefused {
+        /// Which one.
+        field: &'static str,
+        /// Why.
+        source: io::Error,
+    },
     /// No such program.
     #[error("program {program} was not found: {why}")]
     ProgramNotFound {
@@ -128,12 +156,109 @@ pub enum ExecError {
         /// Why.
         source: io::Error,
     },
-    /// An exec with this id runs.
-    #[error("an exec with the id {id:?} is running; wait for its end, or use another id")]
+    /// The id stands for another request.
+    #[error("the id {id:?} belongs to an exec of another request; use another id, or remove that exec by DELETE")]
     IdInUse {
         /// The id.
         id: String,
     },
+    /// No exec has this id.
+    #[error(
+        "there is no exec {id}: it never was, or its record is gone, of which the last {records} are kept for {minutes} min; GET /v1/exec lists those that are there"
+    )]
+    Unknown {
+        /// The id, quoted and cut to what can be shown.
+        id: String,
+        /// Records kept.
+        records: usize,
+        /// For how long.
+        minutes: u64,
+    },
+    /// As many readers as may be.
+    #[error("{limit} readers are attached to exec {id:?}, which is the limit; close one")]
+    TooManyReaders {
+        /// The id.
+        id: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// A cursor that is not there yet.
+    #[error("the cursor {cursor} is past the end of exec {id:?}'s output, which is {end}; attach at most there")]
+    CursorPastEnd {
+        /// The id.
+        id: String,
+        /// What was asked for.
+        cursor: u64,
+        /// The end of the output so far.
+        end: u64,
+    },
+    /// Nobody reads the standard input.
+    #[error(
+        "the standard input of exec {id:?} takes nothing: {why}; an exec with `stdin_open` takes input until it is closed or the command ends"
+    )]
+    StdinClosed {
+        /// The id.
+        id: String,
+        /// Which of the reasons.
+        why: &'static str,
+    },
+    /// Input for another place.
+    #[error(
+        "the input for exec {id:?} begins at offset {offset} and the exec has accepted {accepted} bytes; go on at offset {accepted}"
+    )]
+    StdinOffset {
+        /// The id.
+        id: String,
+        /// What was asked for.
+        offset: u64,
+        /// What it would have to be.
+        accepted: u64,
+    },
+    /// The command is over.
+    #[error("exec {id:?} has ended, so there is no process left to {what}")]
+    Ended {
+        /// The id.
+        id: String,
+        /// What was to be done.
+        what: &'static str,
+    },
+    /// No such signal.
+    #[error("{signal} is no signal: use a name such as TERM, RTMIN+3, or a number from 1 to 64")]
+    BadSignal {
+        /// What was given, quoted and cut to what can be shown.
+        signal: String,
+    },
+    /// A signal that could not be sent.
+    #[error("sending signal {signal} to exec {id:?} failed: {source}")]
+    SignalFailed {
+        /// The id.
+        id: String,
+        /// Its number.
+        signal: i32,
+        /// Why.
+        source: io::Error,
+    },
+    /// It runs on pipes.
+    #[error("exec {id:?} has no terminal to resize; start it with `tty` for one")]
+    NoTerminal {
+        /// The id.
+        id: String,
+    },
+    /// The kernel did not take the size.
+    #[error("setting the terminal of exec {id:?} to {rows} lines of {cols} failed: {source}")]
+    ResizeFailed {
+        /// The id.
+        id: String,
+        /// Lines.
+        rows: u16,
+        /// Columns.
+        cols: u16,
+        /// Why.
+        source: io::Error,
+    },
+    /// The same error for everyone who waited for the same exec.
+    #[error(transparent)]
+    Shared(#[from] Arc<ExecError>),
     /// As many run as may.
     #[error("{limit} execs are running, which is the limit; wait for one to end, or give long ones a `timeout_secs`")]
     TooManyRunning {
@@ -187,30 +312,59 @@ impl ExecError {
                 ErrorCode::PayloadTooLarge
             }
             Self::BadEnvKey { .. } | Self::EnvTooLong { .. } => ErrorCode::BadEnv,
-            Self::BadExecId { .. } | Self::StdinTwice | Self::BadBase64 { .. } => ErrorCode::InvalidField,
+            Self::LimitsUnsupported { .. } => ErrorCode::LimitsUnsupported,
+            Self::BadExecId { .. }
+            | Self::StdinTwice
+            | Self::BadBase64 { .. }
+            | Self::CursorPastEnd { .. }
+            | Self::BadSignal { .. }
+            | Self::BadLimit { .. }
+            | Self::LimitRefused { .. } => ErrorCode::InvalidField,
             Self::WorkingDirRelative { .. } | Self::BadWorkingDir { .. } => ErrorCode::BadWorkingDir,
             Self::ProgramNotFound { .. } => ErrorCode::ProgramNotFound,
             Self::NotExecutable { .. } => ErrorCode::NotExecutable,
             Self::UserNotFound { .. } => ErrorCode::UserNotFound,
-            Self::IdInUse { .. } => ErrorCode::Conflict,
-            Self::TooManyRunning { .. } => ErrorCode::LimitReached,
+            Self::IdInUse { .. }
+            | Self::StdinClosed { .. }
+            | Self::StdinOffset { .. }
+            | Self::Ended { .. }
+            | Self::NoTerminal { .. } => ErrorCode::Conflict,
+            Self::Unknown { .. } => ErrorCode::NotFound,
+            Self::TooManyRunning { .. } | Self::TooManyReaders { .. } => ErrorCode::LimitReached,
+            Self::Shared(error) => error.code(),
             Self::NoRoom { .. } => ErrorCode::Unavailable,
+            Self::AccountsUnreadable { source, .. } | Self::Start { source, .. } if is_want_of_room(source) => {
+                ErrorCode::Unavailable
+            }
             Self::AccountsUnreadable { .. }
             | Self::Start { .. }
             | Self::ExitLost { .. }
+            | Self::SignalFailed { .. }
+            | Self::ResizeFailed { .. }
             | Self::Unkillable { .. }
             | Self::Lost => ErrorCode::Internal,
         }
     }
 
+    /// No exec of this id is known.
+    pub(super) fn unknown(id: &str) -> Self {
+        let minutes = limits::EXEC_RECORD_AGE.as_secs() / 60;
+        Self::Unknown { id: shown(id), records: limits::EXEC_RECORDS, minutes }
+    }
+
     /// A failed launch that tells nothing about the program or its directory.
     pub(super) fn of_launch(error: LaunchError) -> Self {
         match error.source.raw_os_error() {
-            Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => Self::NoRoom { source: error },
+            _ if is_want_of_room(&error.source) => Self::NoRoom { source: error },
             Some(libc::E2BIG) if error.stage == Stage::Execute => Self::TooLongForKernel,
             _ => Self::Start { what: error.stage.call(), source: error.source },
         }
     }
+}
+
+/// Whether something failed for want of processes, memory or descriptors, of which there may be some again soon.
+fn is_want_of_room(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE))
 }
 
 /// What a request said, quoted for an error text and cut: the text must not be as long as what it complains of.

@@ -1,76 +1,52 @@
 //! The handle on all execs: what the server calls.
 
 use std::io;
-use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
-use std::time::Duration;
 
-use futures_util::Stream;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use super::attachment::{AttachFrom, Attachment};
+use super::budget::Budget;
+use super::cleanup::Cleanup;
+use super::collect::{Allowance, Kept};
+use super::config::ExecConfig;
 use super::error::ExecError;
+use super::journal::{Journal, Terms};
+use super::logs;
 use super::order::Order;
-use super::output::Patience;
+use super::record::{Exec, Label};
 use super::session::{Shared, session};
-use super::sink::{Budget, Sink};
-use super::table::{ExecCounters, Table};
-use super::tree::Lingering;
-use crate::api::{ExecRequest, ExecResult, StreamFrame};
+use super::spill::SpillStore;
+use super::start::Launcher;
+use super::stdin::Stdin;
+use super::table::{Claim, ExecCounters, Table};
+use crate::api::{ExecRequest, ExecResult, Logs};
 use crate::limits;
-use crate::sys::cgroup::CgroupParent;
 use crate::sys::process::keep_exit_statuses;
-
-/// How commands are run. The default is what an image needs, but for the cgroup.
-#[derive(Debug, Clone)]
-pub struct ExecConfig {
-    /// Commands at once.
-    pub max_running: usize,
-    /// Variables for every command, over those of a login and under `/etc/environment`: the VM's identity.
-    pub base_env: Vec<(String, String)>,
-    /// The account's variables, read anew for each command. May be missing.
-    pub environment_file: PathBuf,
-    /// Users. May be missing where only root is used.
-    pub passwd: PathBuf,
-    /// Groups. May be missing.
-    pub group: PathBuf,
-    /// Where each command gets a cgroup of its own, from [`CgroupParent::detect`]; none: process groups and sessions.
-    pub cgroup: Option<CgroupParent>,
-    /// From SIGTERM to SIGKILL.
-    pub kill_grace: Duration,
-    /// Silence after the exit that ends waiting for more output of processes that the command left behind.
-    pub drain_silence: Duration,
-    /// The longest such wait.
-    pub drain_time: Duration,
-}
-
-impl Default for ExecConfig {
-    fn default() -> Self {
-        Self {
-            max_running: limits::EXECS_RUNNING,
-            base_env: Vec::new(),
-            environment_file: "/etc/environment".into(),
-            passwd: "/etc/passwd".into(),
-            group: "/etc/group".into(),
-            cgroup: None,
-            kill_grace: limits::EXEC_KILL_GRACE,
-            drain_silence: limits::EXEC_DRAIN_SILENCE,
-            drain_time: limits::EXEC_DRAIN_TIME,
-        }
-    }
-}
-
-impl ExecConfig {
-    pub(super) fn patience(&self) -> Patience {
-        Patience { silence: self.drain_silence, limit: self.drain_time }
-    }
-}
 
 /// All execs of the agent. Clones are handles on the same.
 #[derive(Debug, Clone)]
 pub struct Execs(Arc<Shared>);
+
+/// What execs take now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExecGauges {
+    /// Commands that run.
+    pub running: usize,
+    /// Records of ended ones.
+    pub records: usize,
+    /// Output in memory, in bytes, with what keeping it costs.
+    pub output_bytes: usize,
+    /// Output on disk, in bytes.
+    pub spilled_bytes: u64,
+    /// Attached readers.
+    pub readers: usize,
+    /// Gaps that readers were told of, since the agent started.
+    pub gaps: u64,
+}
 
 impl Execs {
     /// Nothing runs yet.
@@ -80,52 +56,128 @@ impl Execs {
         if let Err(error) = keep_exit_statuses() {
             tracing::warn!(%error, "SIGCHLD could not be set to its default");
         }
+        let (tasks, closing) = (TaskTracker::new(), CancellationToken::new());
+        let cleanup = Cleanup::new(tasks.clone(), closing.clone());
         Self(Arc::new(Shared {
             table: Arc::new(Table::new(config.max_running)),
-            lingering: Lingering::default(),
-            leftovers: Arc::new(Semaphore::new(limits::EXEC_LEFTOVERS)),
-            budget: Arc::new(Budget::new(limits::EXEC_BUFFERED_TOTAL_BYTES)),
-            config,
+            leftovers: Semaphore::new(limits::EXEC_LEFTOVERS),
+            allowance: Arc::new(Allowance::new(limits::EXEC_BUFFERED_TOTAL_BYTES)),
+            budget: Arc::new(Budget::new(config.replay_total_bytes)),
+            spill: Arc::new(SpillStore::new(config.spill_dir.clone(), config.spill_bytes)),
+            tasks,
+            closing,
+            launcher: Launcher::new(config, cleanup.clone()),
+            cleanup,
         }))
     }
 
     /// Runs a command and answers when it is over, with what it printed up to `limits::EXEC_BUFFERED_OUTPUT_BYTES` of each
-    /// stream. Dropping the future ends the wait and not the command.
+    /// stream. Of an exec that is there already, that is what can still be read. Dropping the future ends the wait and not the
+    /// command.
     ///
     /// # Errors
     /// The request is malformed, the command could not be started, or its end is not known.
     pub async fn run(&self, request: ExecRequest) -> Result<ExecResult, ExecError> {
-        let (reply, result) = oneshot::channel();
-        self.launch(request, |id| Sink::whole(id, &self.0.budget, reply))?;
-        result.await.unwrap_or(Err(ExecError::Lost))
+        self.begin(request, true)?.result(&self.0.allowance).await
     }
 
-    /// Runs a command and answers when it has started. A reader that is slow makes it wait; one that drops the stream does not
-    /// end it.
+    /// Starts a command, or finds the one that this request stands for. Returns when it has started; its output waits in the
+    /// replay ring. Dropping the future does not end the command.
     ///
     /// # Errors
-    /// The request is malformed, or the command could not be started. What happens later is a frame.
-    pub async fn stream(&self, request: ExecRequest) -> Result<ExecStream, ExecError> {
-        let (started, start) = oneshot::channel();
-        let (sender, frames) = mpsc::channel(limits::EXEC_QUEUED_CHUNKS);
-        let exec_id = self.launch(request, |id| Sink::frames(id, started, sender))?;
-        start.await.unwrap_or(Err(ExecError::Lost))?;
-        Ok(ExecStream { exec_id, frames })
+    /// The request is malformed, or the command could not be started.
+    pub async fn start(&self, request: ExecRequest) -> Result<Arc<Exec>, ExecError> {
+        let exec = self.begin(request, false)?;
+        exec.started().await?;
+        Ok(exec)
     }
 
-    fn launch(&self, request: ExecRequest, sink: impl FnOnce(&str) -> Sink) -> Result<String, ExecError> {
+    /// Starts a command, or finds the one that this request stands for, and reads its output from the beginning.
+    ///
+    /// # Errors
+    /// The request is malformed, the command could not be started, or it has too many readers.
+    pub async fn stream(&self, request: ExecRequest) -> Result<Attachment, ExecError> {
+        let exec = self.begin(request, false)?;
+        // Before it runs, so that it cannot print more than the ring holds before somebody reads.
+        let attachment = exec.attach(AttachFrom::Cursor(0))?;
+        exec.started().await?;
+        Ok(attachment)
+    }
+
+    /// The exec of this id, running or kept as a record.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn get(&self, id: &str) -> Result<Arc<Exec>, ExecError> {
+        self.0.table.get(id).ok_or_else(|| ExecError::unknown(id))
+    }
+
+    /// All execs, the oldest first.
+    pub fn list(&self) -> Vec<Arc<Exec>> {
+        self.0.table.list()
+    }
+
+    /// Drops the record of an exec. Who is attached reads on.
+    pub fn remove(&self, exec: &Exec) {
+        self.0.table.remove(exec);
+    }
+
+    /// What execs have printed, in the order in which it was read.
+    ///
+    /// # Errors
+    /// The exec that was asked for is not known.
+    pub async fn logs(&self, query: logs::LogQuery) -> Result<Logs, ExecError> {
+        let execs = match &query.exec_id {
+            Some(id) => vec![self.get(id)?],
+            None => self.list(),
+        };
+        Ok(logs::collect(&self.0.budget, execs, query).await)
+    }
+
+    /// The exec of a request, made by this call or known already.
+    fn begin(&self, request: ExecRequest, whole: bool) -> Result<Arc<Exec>, ExecError> {
         let shared = &self.0;
         let claim = || {
+            let (label, terms) = (Label::of(&request), self.terms(&request));
             let order = Order::try_from(request)?;
             let id = order.exec_id.clone().map_or_else(random_id, Ok)?;
-            Ok((shared.table.claim(&id)?, order, id))
+            let (stdin, input) = if order.stdin_open {
+                let (stdin, input) = Stdin::open();
+                (stdin, Some(input))
+            } else {
+                (Stdin::none(), None)
+            };
+            let claim = shared.table.claim(&id, label.fingerprint, |number| {
+                let kept = whole.then(|| Kept::new(Arc::clone(&shared.allowance)));
+                let journal = Journal::new(&shared.budget, terms, kept);
+                Exec::new((id.clone(), number), label, journal, stdin)
+            })?;
+            Ok::<_, ExecError>((claim, order, input))
         };
-        let (slot, order, id) = claim().inspect_err(|_| {
+        let (claim, order, input) = claim().inspect_err(|_| {
             shared.table.failed.fetch_add(1, Ordering::Relaxed);
         })?;
-        let sink = sink(&id);
-        tokio::spawn(session(Arc::clone(shared), slot, order, sink, shared.table.open()));
-        Ok(id)
+        match claim {
+            Claim::Known(exec) => Ok(exec),
+            Claim::Fresh(exec, slot) => {
+                let open = shared.table.open();
+                let task = session(Arc::clone(shared), Arc::clone(&exec), slot, order, input, open);
+                shared.tasks.spawn(task);
+                Ok(exec)
+            }
+        }
+    }
+
+    fn terms(&self, request: &ExecRequest) -> Terms {
+        let config = &self.0.launcher.config;
+        // What is promised is never taken for another exec, so it is a share that every exec could have.
+        let share = config.replay_total_bytes / config.max_running.max(1);
+        let promised = request.lossless || request.spill;
+        Terms {
+            capacity: if promised { config.replay_bytes.min(share) } else { config.replay_bytes },
+            lossless: request.lossless,
+            spill: request.spill.then(|| Arc::clone(&self.0.spill)),
+        }
     }
 
     /// How many commands run now.
@@ -138,17 +190,45 @@ impl Execs {
         self.0.table.counters()
     }
 
-    /// Returns when no command runs and every reader that is still there has been given the end of its command. New ones are
-    /// not kept from starting; that is for the caller to do first. A reader that is there and does not read holds this up, so a
-    /// deadline is the caller's too.
+    /// What is taken now.
+    pub fn gauges(&self) -> ExecGauges {
+        let shared = &self.0;
+        ExecGauges {
+            running: shared.table.running(),
+            records: shared.table.records(),
+            output_bytes: shared.budget.used(),
+            spilled_bytes: shared.spill.used(),
+            readers: shared.table.list().iter().map(|exec| exec.journal.readers()).sum(),
+            gaps: shared.budget.gaps.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Returns when no command runs and all output is read from its pipes. New ones are not kept from starting; that is for the
+    /// caller to do first. A lossless exec whose reader does not read holds this up, so a deadline is the caller's too.
     pub async fn drain(&self) {
         self.0.table.idle().await;
+        self.0.cleanup.done().await;
     }
 
     /// Has every running command ended, with all that it started: SIGTERM, then SIGKILL after the grace. [`Execs::drain`] tells
-    /// when that is done. Daemons that earlier commands have left behind are none of them.
+    /// when that is done. Daemons that earlier commands have left behind are none of them. Output that nobody reads is waited
+    /// for no longer.
     pub fn terminate_all(&self) {
-        self.0.table.stop_all();
+        for exec in self.0.table.list() {
+            exec.terminate();
+            if exec.journal.readers() == 0 {
+                exec.journal.let_go();
+            }
+        }
+    }
+
+    /// Ends what runs and returns when no task is left. Output that is not taken by now is lost.
+    pub async fn shutdown(&self) {
+        self.terminate_all();
+        self.0.table.list().iter().for_each(|exec| exec.journal.let_go());
+        self.0.closing.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
     }
 }
 
@@ -158,31 +238,4 @@ fn random_id() -> Result<String, ExecError> {
     getrandom::fill(&mut bytes)
         .map_err(|error| ExecError::Start { what: "making an id", source: io::Error::other(error) })?;
     Ok(format!("{:016x}", u64::from_ne_bytes(bytes)))
-}
-
-/// What a command prints, as it comes. The last frame is `exit` or `error`; a stream without either was cut off.
-#[derive(Debug)]
-pub struct ExecStream {
-    exec_id: String,
-    frames: mpsc::Receiver<StreamFrame>,
-}
-
-impl ExecStream {
-    /// Id of the exec.
-    pub fn exec_id(&self) -> &str {
-        &self.exec_id
-    }
-
-    /// The next frame; none after the last.
-    pub async fn next(&mut self) -> Option<StreamFrame> {
-        self.frames.recv().await
-    }
-}
-
-impl Stream for ExecStream {
-    type Item = StreamFrame;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<StreamFrame>> {
-        self.frames.poll_recv(context)
-    }
 }

@@ -8,8 +8,10 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::environment::{Variables, is_identifier};
 use super::error::{ExecError, shown};
-use crate::api::ExecRequest;
+use super::resources;
+use crate::api::{ExecRequest, TtySize};
 use crate::limits;
+use crate::sys::cgroup::Bound;
 
 /// A request that has the right shape.
 #[derive(Debug)]
@@ -24,12 +26,18 @@ pub(super) struct Order {
     pub(super) working_dir: Option<String>,
     /// Name or number.
     pub(super) user: Option<String>,
-    /// None: `/dev/null`.
+    /// None, and not `stdin_open`: `/dev/null`.
     pub(super) stdin: Option<Vec<u8>>,
     /// None: no limit.
     pub(super) timeout: Option<Duration>,
     /// None: make one.
     pub(super) exec_id: Option<String>,
+    /// More input may come after `stdin`.
+    pub(super) stdin_open: bool,
+    /// None: pipes.
+    pub(super) tty: Option<TtySize>,
+    /// What its cgroup is to keep.
+    pub(super) bounds: Vec<Bound>,
 }
 
 impl TryFrom<ExecRequest> for Order {
@@ -67,6 +75,9 @@ impl TryFrom<ExecRequest> for Order {
             stdin,
             timeout: request.timeout_secs.filter(|secs| *secs > 0).map(Duration::from_secs),
             exec_id: request.exec_id,
+            stdin_open: request.stdin_open,
+            tty: request.tty,
+            bounds: request.limits.as_ref().map_or(Ok(Vec::new()), resources::bounds)?,
         })
     }
 }

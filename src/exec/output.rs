@@ -1,27 +1,33 @@
-//! The two output pipes of a command, read in the order in which they have something, until the command is over.
+//! The output of a command, read in the order in which its streams have something, until the command is over.
 //!
 //! Over is not the end of file: a daemon that the command left behind holds the pipes as long as it lives. After the exit all
-//! that the command itself has written is in the pipes and is owed to the reader; what comes then is awaited for a short silence
-//! only. A reader that is slow makes the command wait, for nothing is read meanwhile; the time that it takes counts for nothing.
+//! that the command itself has written is in the pipes and is owed to the journal; what comes then is awaited for a short silence
+//! only. Where the journal makes the command wait, nothing is read meanwhile; the time that it takes counts for nothing.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use tokio::net::unix::pipe::Receiver;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-use super::sink::Sink;
+use super::io::Source;
+use super::journal::Journal;
 use crate::api::OutputStream;
 use crate::limits;
-use crate::sys::process::pending;
 
-/// stdout and stderr of one command.
+/// stdout and stderr of one command, each until its end.
 #[derive(Debug)]
 pub(super) struct Output {
-    stdout: Pipe,
-    stderr: Pipe,
+    stdout: Option<Source>,
+    stderr: Option<Source>,
+    /// Without these, the streams would end by themselves with the command.
+    held: Vec<OwnedFd>,
+    /// Those that have ended; closing them can wait until nobody else does.
+    ended: Vec<Source>,
+    buffer: BytesMut,
+    /// Bytes handed over since others had a turn.
+    turn: usize,
 }
 
 /// How long to wait for more after the exit.
@@ -34,85 +40,137 @@ pub(super) struct Patience {
 }
 
 impl Output {
-    /// Takes the read ends. Needs to be called within a runtime.
-    ///
-    /// # Errors
-    /// Where they are no pipes, or epoll has no room.
-    pub(super) fn new(stdout: OwnedFd, stderr: OwnedFd) -> io::Result<Self> {
-        Ok(Self {
-            stdout: Pipe(Some(Receiver::from_owned_fd(stdout)?)),
-            stderr: Pipe(Some(Receiver::from_owned_fd(stderr)?)),
-        })
+    /// Reads these; a terminal has one stream only.
+    pub(super) fn new(stdout: Source, stderr: Option<Source>, held: Vec<OwnedFd>) -> Self {
+        Self { stdout: Some(stdout), stderr, held, ended: Vec::new(), buffer: BytesMut::new(), turn: 0 }
     }
 
-    /// Hands all output to the sink. Returns when both pipes have ended, or the command has exited and its output is drained.
-    pub(super) async fn forward(&mut self, sink: &mut Sink, mut exited: oneshot::Receiver<()>, patience: Patience) {
+    /// Hands all output to the journal. Returns when both streams have ended, or the command has exited and its output is drained.
+    pub(super) async fn forward(&mut self, journal: &Journal, mut exited: oneshot::Receiver<()>, patience: Patience) {
         let mut drain: Option<Drain> = None;
         while !self.is_over() {
-            let Self { stdout, stderr } = self;
             let deadline = drain.as_ref().and_then(Drain::deadline);
-            let (stream, bytes) = tokio::select! {
-                bytes = stdout.next(), if stdout.0.is_some() => (OutputStream::Stdout, bytes),
-                bytes = stderr.next(), if stderr.0.is_some() => (OutputStream::Stderr, bytes),
+            let stream = tokio::select! {
+                stream = self.ready() => stream,
                 _ = &mut exited, if drain.is_none() => {
-                    let owed = [stdout.pending(), stderr.pending()];
-                    drain = Some(Drain::begin(Instant::now(), patience, owed));
+                    self.held.clear();
+                    let drain = drain.insert(Drain::begin(Instant::now(), patience, self.pending()));
+                    self.drain_pipes(journal, drain).await;
                     continue;
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => return,
             };
-            let before = Instant::now();
-            let count = bytes.len();
-            sink.chunk(stream, bytes).await;
-            if let Some(drain) = &mut drain {
-                drain.handed_over(stream, count, before, Instant::now());
+            if let Some(bytes) = self.read(stream, Source::read) {
+                self.hand_over(journal, drain.as_mut(), stream, bytes).await;
             }
         }
     }
 
-    /// Whether both pipes have ended.
-    pub(super) fn is_over(&self) -> bool {
-        self.stdout.0.is_none() && self.stderr.0.is_none()
+    /// What is there already, and the end, if nobody else holds the pipes, without another wait for events.
+    async fn drain_pipes(&mut self, journal: &Journal, drain: &mut Drain) {
+        for stream in [OutputStream::Stdout, OutputStream::Stderr] {
+            loop {
+                let owed = drain.owes(stream);
+                let Some(bytes) = self.read(stream, Source::read_unasked) else {
+                    // Whoever else has the pipe may have read it, too.
+                    drain.owed = self.pending();
+                    break;
+                };
+                let ended = bytes.is_empty();
+                self.hand_over(journal, Some(drain), stream, bytes).await;
+                // A daemon may never stop talking.
+                if ended || !owed {
+                    break;
+                }
+            }
+        }
     }
 
-    /// Reads what comes and throws it away, until both pipes have ended.
+    async fn hand_over(&mut self, journal: &Journal, drain: Option<&mut Drain>, stream: OutputStream, bytes: Bytes) {
+        let before = Instant::now();
+        let count = bytes.len();
+        if let Some(spare) = journal.append(stream, bytes).await {
+            self.recycle(spare);
+        }
+        if let Some(drain) = drain {
+            drain.handed_over(stream, count, before, Instant::now());
+        }
+        self.turn += count;
+        if self.turn >= limits::EXEC_TURN_BYTES {
+            self.turn = 0;
+            // Readers get a turn too, before what is new to them has left the replay ring.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Whether both streams have ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.stdout.is_none() && self.stderr.is_none()
+    }
+
+    /// The streams that have ended, to be closed by somebody else.
+    pub(super) fn let_go(&mut self) -> Vec<Source> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Reads what comes and throws it away, until both streams have ended.
     pub(super) async fn discard(mut self) {
         while !self.is_over() {
-            let Self { stdout, stderr } = &mut self;
-            tokio::select! {
-                _ = stdout.next(), if stdout.0.is_some() => {}
-                _ = stderr.next(), if stderr.0.is_some() => {}
-            }
-        }
-    }
-}
-
-/// A read end, until its end of file.
-#[derive(Debug)]
-struct Pipe(Option<Receiver>);
-
-impl Pipe {
-    /// The next bytes; none at the end of file, after which the pipe is closed. Loses nothing when dropped half-way.
-    async fn next(&mut self) -> Vec<u8> {
-        loop {
-            let Some(pipe) = &self.0 else {
-                return Vec::new();
-            };
-            let ready = pipe.readable().await;
-            // Room is taken only now that there is something, so a silent command costs no buffer.
-            let mut bytes = Vec::with_capacity(limits::EXEC_CHUNK_BYTES);
-            match ready.and_then(|()| pipe.try_read_buf(&mut bytes)) {
-                Ok(count) if count > 0 => return bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(error) => tracing::warn!(%error, "reading a command's output failed"),
-                Ok(_) => {}
-            }
-            self.0 = None;
+            let stream = self.ready().await;
+            self.read(stream, Source::read);
         }
     }
 
-    fn pending(&self) -> usize {
-        self.0.as_ref().map_or(0, |pipe| pending(pipe.as_fd()).unwrap_or(0))
+    /// Waits until a stream has something, or has ended.
+    async fn ready(&self) -> OutputStream {
+        async fn one(source: Option<&Source>) {
+            match source {
+                Some(source) => source.ready().await,
+                None => std::future::pending().await,
+            }
+        }
+        tokio::select! {
+            () = one(self.stdout.as_ref()) => OutputStream::Stdout,
+            () = one(self.stderr.as_ref()) => OutputStream::Stderr,
+        }
+    }
+
+    /// What a stream has: nothing yet (`None`), bytes, or no bytes at its end, after which it is read no more.
+    ///
+    /// Much is given away with the buffer that it was read into, little is copied, so that what is kept of it takes little.
+    fn read(&mut self, stream: OutputStream, read: impl Fn(&Source, &mut BytesMut) -> Option<usize>) -> Option<Bytes> {
+        const MUCH: usize = limits::EXEC_CHUNK_BYTES / 8 * 7;
+        const LITTLE: usize = 512;
+        let source = match stream {
+            OutputStream::Stdout => &mut self.stdout,
+            OutputStream::Stderr => &mut self.stderr,
+        };
+        // Room is taken only now, and no more than there is to read, so that a command of few words costs little.
+        let room = source.as_ref().map_or(0, Source::pending).clamp(LITTLE, limits::EXEC_CHUNK_BYTES);
+        if self.buffer.capacity() < room {
+            self.buffer = BytesMut::with_capacity(room);
+        }
+        self.buffer.clear();
+        let count = source.as_ref().map_or(Some(0), |source| read(source, &mut self.buffer))?;
+        if count == 0 {
+            self.ended.extend(source.take());
+            Some(Bytes::new())
+        } else if count >= MUCH {
+            Some(std::mem::take(&mut self.buffer).freeze())
+        } else {
+            Some(Bytes::copy_from_slice(&self.buffer))
+        }
+    }
+
+    /// Reads into this buffer again, where one is needed.
+    fn recycle(&mut self, buffer: BytesMut) {
+        if self.buffer.capacity() < limits::EXEC_CHUNK_BYTES {
+            self.buffer = buffer;
+        }
+    }
+
+    fn pending(&self) -> [usize; 2] {
+        [&self.stdout, &self.stderr].map(|source| source.as_ref().map_or(0, Source::pending))
     }
 }
 
@@ -131,13 +189,17 @@ impl Drain {
         Self { patience, owed, quiet_until: now + patience.silence, until: now + patience.limit }
     }
 
-    /// Notes that so many bytes were given to the reader, who took from `before` to `after` to take them.
+    /// Notes that so many bytes were handed over, which took from `before` to `after` to take them.
     fn handed_over(&mut self, stream: OutputStream, count: usize, before: Instant, after: Instant) {
         let owed = &mut self.owed[stream as usize];
         // At the end of file nothing is owed any more, whatever was counted.
         *owed = if count == 0 { 0 } else { owed.saturating_sub(count) };
         self.quiet_until = after + self.patience.silence;
         self.until += after - before;
+    }
+
+    fn owes(&self, stream: OutputStream) -> bool {
+        self.owed[stream as usize] > 0
     }
 
     /// The end, unless something is owed.
@@ -148,6 +210,11 @@ impl Drain {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::budget::Budget;
+    use super::super::io::Io;
+    use super::super::journal::Terms;
     use super::*;
 
     const PATIENCE: Patience = Patience { silence: Duration::from_millis(250), limit: Duration::from_secs(2) };
@@ -161,6 +228,17 @@ mod tests {
         let later = start + SECOND;
         drain.handed_over(OutputStream::Stdout, 5, later, later);
         assert_eq!(drain.deadline(), Some(later + PATIENCE.silence));
+    }
+
+    #[tokio::test]
+    async fn what_somebody_else_has_taken_out_of_a_pipe_is_owed_no_more() {
+        let [(stdout, _stdout), (stderr, _stderr)] = [(); 2].map(|()| std::io::pipe().unwrap());
+        let (mut output, _) = Io::pipes(stdout.into(), stderr.into(), None).unwrap().split();
+        let budget = Arc::new(Budget::new(1000));
+        let journal = Journal::new(&budget, Terms { capacity: 100, lossless: false, spill: None }, None);
+        let mut drain = Drain::begin(Instant::now(), PATIENCE, [0, 5]);
+        output.drain_pipes(&journal, &mut drain).await;
+        assert!(drain.deadline().is_some(), "{drain:?}");
     }
 
     #[test]

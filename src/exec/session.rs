@@ -1,4 +1,4 @@
-//! The life of one command: the task that starts it, feeds it, reads it, ends it where that is due, and reports.
+//! The life of one command: the task that starts it, feeds it, reads it, ends it where that is due, and moves its record on.
 //!
 //! The task is nobody's child but the runtime's. Whoever asked may go away at any point, even before the process is there.
 
@@ -8,79 +8,114 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
-use tokio::net::unix::pipe::Sender;
-use tokio::sync::{Semaphore, oneshot};
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use super::budget::Budget;
+use super::cleanup::{Cleanup, Remains};
+use super::collect::Allowance;
+use super::ending::Ending;
 use super::error::ExecError;
-use super::execs::ExecConfig;
+use super::io::Input;
 use super::order::Order;
 use super::output::Output;
-use super::sink::{Budget, Ending, Sink};
-use super::start::{Started, start};
+use super::record::{Exec, Live};
+use super::spill::SpillStore;
+use super::start::{Launcher, Started};
 use super::table::{Open, Slot, Table};
-use super::tree::{Lingering, Tree};
 use crate::limits;
-use crate::sys::pidfd::WatchedPidfd;
+use crate::sys::pidfd::Exit;
+use crate::sys::process::Birth;
 
 /// What all sessions share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) config: ExecConfig,
+    pub(super) launcher: Launcher,
+    pub(super) cleanup: Cleanup,
     pub(super) table: Arc<Table>,
-    pub(super) lingering: Lingering,
-    pub(super) leftovers: Arc<Semaphore>,
+    pub(super) leftovers: Semaphore,
+    pub(super) allowance: Arc<Allowance>,
     pub(super) budget: Arc<Budget>,
+    pub(super) spill: Arc<SpillStore>,
+    /// All sessions.
+    pub(super) tasks: TaskTracker,
+    /// Cancelled where nothing is waited for any more that is not owed.
+    pub(super) closing: CancellationToken,
 }
 
-/// Runs an order to its end.
-pub(super) async fn session(shared: Arc<Shared>, slot: Slot, order: Order, mut sink: Sink, open: Open) {
+/// Runs an order to its end. More input comes by `queue`.
+pub(super) async fn session(
+    shared: Arc<Shared>,
+    exec: Arc<Exec>,
+    slot: Slot,
+    order: Order,
+    queue: Option<mpsc::Receiver<Bytes>>,
+    open: Open,
+) {
     let timeout = order.timeout;
-    let Started { leader, tree, mut output, stdin, at } = match begin(&shared, slot.id(), order).await {
+    let Started { live, io, stdin, at } = match begin(&shared, &exec, order).await {
         Ok(started) => started,
         Err(error) => {
             shared.table.failed.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(exec_id = slot.id(), %error, "exec not started");
+            tracing::debug!(exec_id = exec.id(), %error, "exec not started");
+            // Whoever is told may try again, under the same id.
             drop(slot);
-            return sink.fail(error).await;
+            shared.table.remove(&exec);
+            return exec.set_failed(error);
         }
     };
     shared.table.started.fetch_add(1, Ordering::Relaxed);
-    tracing::debug!(exec_id = slot.id(), pid = leader.get().pid(), "exec started");
-    sink.started();
+    tracing::debug!(exec_id = exec.id(), pid = live.leader.get().pid(), "exec started");
+    let live = Arc::new(live);
+    exec.set_running(Arc::clone(&live));
 
     let (over, exited) = oneshot::channel();
-    let life = Life { shared: Arc::clone(&shared), slot, leader, tree, at };
+    let life = Life { shared: Arc::clone(&shared), exec: Arc::clone(&exec), slot, live, at };
     let end = async {
-        let end = life.follow(timeout).await;
+        let live = life.follow(timeout).await;
         // The reading side may have come to its end already.
         let _ = over.send(());
-        end
+        live
     };
-    let reading = output.forward(&mut sink, exited, shared.config.patience());
-    let end = tokio::select! {
-        (end, ()) = async { tokio::join!(end, reading) } => end,
-        never = feed(stdin) => match never {},
+    let (mut output, input) = io.split();
+    let reading = output.forward(&exec.journal, exited, shared.launcher.config.patience());
+    let live = tokio::select! {
+        (live, ()) = async { tokio::join!(end, reading) } => live,
+        never = feed(input, stdin, queue) => match never {},
     };
-    match end {
-        Ok(ending) => sink.end(ending).await,
-        Err(Lost::Status(source)) => sink.fail(ExecError::ExitLost { source }).await,
-        Err(Lost::Stuck(life)) => {
-            let secs = limits::EXEC_KILL_TIME.as_secs();
-            sink.fail(ExecError::Unkillable { pid: life.leader.get().pid(), secs }).await;
-            // It keeps its place, and nobody waits for it any longer.
-            tokio::spawn(life.outlast());
-        }
-    }
-    drop(open);
+    exec.set_over();
+    shared.cleanup.add(Remains::of(live, output.let_go()));
+    drop((exec, open));
     throw_away(&shared, output).await;
 }
 
-/// Starts on a thread that may block.
-async fn begin(shared: &Arc<Shared>, id: &str, order: Order) -> Result<Started, ExecError> {
-    let (shared, id) = (Arc::clone(shared), id.to_owned());
-    let start = move || start(&shared.config, &shared.lingering, &id, order);
-    tokio::task::spawn_blocking(start).await.unwrap_or_else(|error| {
+/// Starts on a thread that may block, and that its user could hold up for ever.
+async fn begin(shared: &Arc<Shared>, exec: &Exec, order: Order) -> Result<Started, ExecError> {
+    let (shared, id, birth) = (Arc::clone(shared), exec.id().to_owned(), Arc::new(Birth::default()));
+    let (its_birth, grace) = (Arc::clone(&birth), shared.launcher.config.kill_grace);
+    let mut starting = tokio::task::spawn_blocking(move || shared.launcher.start(&id, order, its_birth));
+    let stopped = async {
+        exec.stop.cancelled().await;
+        // Mostly it runs by then, and is ended as any other.
+        tokio::time::sleep(grace).await;
+        birth.end();
+    };
+    let late = async {
+        let mut left = Some(limits::EXEC_START_TIME);
+        while let Some(time) = left {
+            tokio::time::sleep(time).await;
+            left = birth.end_after(limits::EXEC_START_TIME);
+        }
+    };
+    let started = tokio::select! {
+        biased;
+        started = &mut starting => started,
+        () = stopped => starting.await,
+        () = late => starting.await,
+    };
+    started.unwrap_or_else(|error| {
         Err(ExecError::Start { what: "running the thread that starts it", source: io::Error::other(error) })
     })
 }
@@ -88,53 +123,71 @@ async fn begin(shared: &Arc<Shared>, id: &str, order: Order) -> Result<Started, 
 /// A process that runs, with its place in the table.
 struct Life {
     shared: Arc<Shared>,
+    exec: Arc<Exec>,
     slot: Slot,
-    leader: WatchedPidfd,
-    tree: Tree,
+    live: Arc<Live>,
     at: Instant,
 }
 
-/// No end to report.
-enum Lost {
-    /// It ended, and how is not known.
-    Status(io::Error),
-    /// SIGKILL does not end it.
-    Stuck(Life),
-}
-
 impl Life {
-    /// Waits for the end of the command, and brings it about at the time-out or when told to stop. When this returns, the id
-    /// is free, and of a command that had to be ended no process is left.
-    async fn follow(self, timeout: Option<Duration>) -> Result<Ending, Lost> {
-        let Self { shared, slot, leader, tree, .. } = &self;
+    /// Waits for the end of the command, and brings it about at the time-out or when told to stop. When this returns, its place
+    /// is free, and of a command that had to be ended no process is left. What is to be buried comes back.
+    async fn follow(self, timeout: Option<Duration>) -> Option<Live> {
+        let (shared, exec) = (Arc::clone(&self.shared), Arc::clone(&self.exec));
+        let Live { leader, tree, .. } = &*self.live;
         let (forced, timed_out) = tokio::select! {
             biased;
             () = leader.ended() => (false, false),
-            () = slot.stop.cancelled() => (true, false),
+            () = exec.stop.cancelled() => (true, false),
             () = elapsed(timeout) => (true, true),
         };
         if timed_out {
             shared.table.timed_out.fetch_add(1, Ordering::Relaxed);
         }
-        if forced && !tree.end(shared.config.kill_grace, limits::EXEC_KILL_TIME).await {
-            tracing::warn!(exec_id = slot.id(), "a process of an exec is still there after SIGKILL");
-            if leader.ended().now_or_never().is_none() {
-                return Err(Lost::Stuck(self));
+        if forced {
+            let mut patience = limits::EXEC_KILL_TIME;
+            if !tree.end(shared.launcher.config.kill_grace, patience).await {
+                tracing::warn!(exec_id = exec.id(), "a process of an exec is still there after SIGKILL");
+                patience = Duration::ZERO;
+            }
+            // One that has ended may be held by a tracer outside of the tree.
+            if tokio::time::timeout(patience, leader.ended()).await.is_err() {
+                let (pid, secs) = (leader.get().pid(), limits::EXEC_KILL_TIME.as_secs());
+                // It keeps its place, and nobody waits for it any longer.
+                shared.tasks.spawn(self.outlast());
+                exec.set_exited(Err(ExecError::Unkillable { pid, secs }));
+                shared.table.keep_record(&exec);
+                return None;
             }
         }
-        let () = leader.ended().await;
-        let exit = leader.get().wait().map_err(Lost::Status)?;
+        leader.ended().await;
         let duration = self.at.elapsed();
-        tracing::debug!(exec_id = slot.id(), ?exit, timed_out, "exec ended");
-        self.shared.lingering.bury(self.tree).await;
-        Ok(Ending { exit, timed_out, duration })
+        let spent = self.live.tree.spent();
+        let (exit, live) = self.reap();
+        tracing::debug!(exec_id = exec.id(), ?exit, timed_out, "exec ended");
+        let ending = exit.map(|exit| Ending { exit, timed_out, duration, spent }.into());
+        exec.set_exited(ending.map_err(|source| ExecError::ExitLost { source }));
+        shared.table.keep_record(&exec);
+        live
+    }
+
+    /// Takes the exit status and gives the place back.
+    fn reap(self) -> (io::Result<Exit>, Option<Live>) {
+        let Self { exec, slot, live, .. } = self;
+        exec.let_live_go();
+        let exit = live.leader.get().wait();
+        drop(slot);
+        (exit, Arc::into_inner(live))
     }
 
     /// Waits for the end of one that was given up.
     async fn outlast(self) {
-        self.leader.ended().await;
-        let _ = self.leader.get().wait();
-        self.shared.lingering.bury(self.tree).await;
+        let closing = self.shared.closing.clone();
+        if closing.run_until_cancelled(self.live.leader.ended()).await.is_some() {
+            let shared = Arc::clone(&self.shared);
+            let (_, live) = self.reap();
+            shared.cleanup.add(Remains::of(live, Vec::new()));
+        }
     }
 }
 
@@ -145,22 +198,28 @@ async fn elapsed(timeout: Option<Duration>) {
     }
 }
 
-/// Writes stdin and closes it. A command that does not want it is no error; what it has not taken when it is over is dropped.
-async fn feed(stdin: Option<(Sender, Vec<u8>)>) -> Infallible {
-    if let Some((pipe, bytes)) = stdin {
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
-            match pipe.writable().await.and_then(|()| pipe.try_write(rest)) {
-                Ok(count) => rest = &rest[count..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
-                Err(error) => {
-                    tracing::warn!(%error, "writing a command's stdin failed");
-                    break;
+/// Writes stdin, what was given and then what comes, and ends it. A command that does not want it is no error; what it has not
+/// taken when it is over is dropped.
+async fn feed(input: Option<Input>, given: Option<Vec<u8>>, mut queue: Option<mpsc::Receiver<Bytes>>) -> Infallible {
+    if let Some(mut input) = input {
+        let written = async {
+            input.write_all(&given.unwrap_or_default()).await?;
+            if let Some(queue) = &mut queue {
+                while let Some(bytes) = queue.recv().await {
+                    input.write_all(&bytes).await?;
                 }
             }
+            input.end().await
+        };
+        match written.await {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                tracing::warn!(%error, "writing a command's stdin failed");
+            }
+            _ => {}
         }
     }
+    // Whoever waits to send more is told that nobody reads.
+    drop(queue);
     std::future::pending().await
 }
 
@@ -170,11 +229,11 @@ async fn throw_away(shared: &Shared, output: Output) {
         return;
     }
     match shared.leftovers.try_acquire() {
-        Ok(_permit) => output.discard().await,
+        Ok(_permit) => drop(shared.closing.run_until_cancelled(output.discard()).await),
         Err(_) => tracing::warn!(
             limit = limits::EXEC_LEFTOVERS,
             "too many ended execs have left processes that hold their output: closing one's, which ends such a process at its next write"
         ),
     }
-    shared.lingering.sweep();
+    shared.cleanup.look_again();
 }

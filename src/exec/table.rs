@@ -1,14 +1,16 @@
-//! Which execs run: ids in use, their number, and the counters of those that came before. Nothing here waits for a process.
+//! All execs by id: those that run, and the records of those that have ended, of which so many are kept, for so long. Nothing
+//! here waits for a process.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::error::ExecError;
+use super::journal::now;
+use super::record::Exec;
+use crate::limits;
 
 /// Sums since the agent started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,35 +23,47 @@ pub struct ExecCounters {
     pub timed_out: u64,
 }
 
-/// The execs that run.
+/// The execs.
 #[derive(Debug)]
 pub(super) struct Table {
-    running: Mutex<HashMap<String, CancellationToken>>,
+    inner: Mutex<Inner>,
     max: usize,
-    /// Execs with something still to do for whoever asked: run, or hand over the last of the output.
+    /// Execs with something still to do: run, or have their output read.
     open: watch::Sender<usize>,
     pub(super) started: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) timed_out: AtomicU64,
 }
 
+#[derive(Debug, Default)]
+struct Inner {
+    execs: HashMap<String, Arc<Exec>>,
+    /// Those that have ended, the one that was first before the others.
+    ended: VecDeque<Arc<Exec>>,
+    running: usize,
+    numbers: u64,
+}
+
 /// A running exec's place; free for another one when dropped.
 #[derive(Debug)]
-pub(super) struct Slot {
-    table: Arc<Table>,
-    id: String,
-    /// Cancelled where the exec is to be ended.
-    pub(super) stop: CancellationToken,
-}
+pub(super) struct Slot(Arc<Table>);
 
 /// Counts as something still to do until dropped.
 #[derive(Debug)]
 pub(super) struct Open(Arc<Table>);
 
+/// What came of a claim.
+pub(super) enum Claim {
+    /// A new exec, with a place to run.
+    Fresh(Arc<Exec>, Slot),
+    /// The one that this request stands for already.
+    Known(Arc<Exec>),
+}
+
 impl Table {
     pub(super) fn new(max: usize) -> Self {
         Self {
-            running: Mutex::default(),
+            inner: Mutex::default(),
             max,
             open: watch::Sender::new(0),
             started: AtomicU64::new(0),
@@ -58,18 +72,70 @@ impl Table {
         }
     }
 
-    /// Takes a place under this id.
-    pub(super) fn claim(self: &Arc<Self>, id: &str) -> Result<Slot, ExecError> {
-        let mut running = self.lock();
-        let count = running.len();
-        match running.entry(id.to_owned()) {
-            Entry::Occupied(_) => Err(ExecError::IdInUse { id: id.to_owned() }),
-            Entry::Vacant(_) if count >= self.max => Err(ExecError::TooManyRunning { limit: self.max }),
-            Entry::Vacant(place) => {
-                let stop = place.insert(CancellationToken::new()).clone();
-                Ok(Slot { table: Arc::clone(self), id: id.to_owned(), stop })
+    /// Takes a place for what `make` makes, unless the id is known: then it is the same exec, or somebody else's.
+    pub(super) fn claim(
+        self: &Arc<Self>,
+        id: &str,
+        fingerprint: u64,
+        make: impl FnOnce(u64) -> Exec,
+    ) -> Result<Claim, ExecError> {
+        let mut inner = self.lock();
+        let expired = inner.expire(now());
+        let claim = match inner.execs.get(id) {
+            Some(exec) if exec.label.fingerprint == fingerprint => Ok(Claim::Known(Arc::clone(exec))),
+            Some(_) => Err(ExecError::IdInUse { id: id.to_owned() }),
+            None if inner.running >= self.max => Err(ExecError::TooManyRunning { limit: self.max }),
+            None => {
+                inner.numbers += 1;
+                inner.running += 1;
+                let exec = Arc::new(make(inner.numbers));
+                inner.execs.insert(id.to_owned(), Arc::clone(&exec));
+                Ok(Claim::Fresh(exec, Slot(Arc::clone(self))))
             }
+        };
+        drop(inner);
+        // What they hold is given back outside of the lock.
+        drop(expired);
+        claim
+    }
+
+    /// The exec of this id.
+    pub(super) fn get(&self, id: &str) -> Option<Arc<Exec>> {
+        let mut inner = self.lock();
+        let _expired = inner.expire(now());
+        inner.execs.get(id).cloned()
+    }
+
+    /// All execs, the oldest first.
+    pub(super) fn list(&self) -> Vec<Arc<Exec>> {
+        let mut execs: Vec<_> = {
+            let mut inner = self.lock();
+            let _expired = inner.expire(now());
+            inner.execs.values().cloned().collect()
+        };
+        execs.sort_by_key(|exec| exec.number);
+        execs
+    }
+
+    /// An exec has ended, and is a record from now on.
+    pub(super) fn keep_record(&self, exec: &Arc<Exec>) {
+        let mut inner = self.lock();
+        let known = inner.execs.get(exec.id()).is_some_and(|known| known.number == exec.number);
+        if known {
+            inner.ended.push_back(Arc::clone(exec));
         }
+        let _expired = inner.expire(now());
+    }
+
+    /// Drops an exec's record, or the exec that did not come to be.
+    pub(super) fn remove(&self, exec: &Exec) {
+        let mut inner = self.lock();
+        let known = inner.execs.get(exec.id()).is_some_and(|known| known.number == exec.number);
+        let _removed = known.then(|| inner.execs.remove(exec.id()));
+        inner.ended.retain(|ended| ended.number != exec.number);
+        drop(inner);
+        // A record that nobody can find is waited for by nobody.
+        exec.journal.let_go();
     }
 
     pub(super) fn open(self: &Arc<Self>) -> Open {
@@ -78,11 +144,12 @@ impl Table {
     }
 
     pub(super) fn running(&self) -> usize {
-        self.lock().len()
+        self.lock().running
     }
 
-    pub(super) fn stop_all(&self) {
-        self.lock().values().for_each(CancellationToken::cancel);
+    /// How many records are kept.
+    pub(super) fn records(&self) -> usize {
+        self.lock().ended.len()
     }
 
     /// Returns when nothing is open.
@@ -99,21 +166,38 @@ impl Table {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, CancellationToken>> {
-        // A map is whole between any two of its calls, so a panic elsewhere while it was locked is no reason to stop.
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Maps are whole between any two of their calls, so a panic elsewhere while this was locked is no reason to stop.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Slot {
-    pub(super) fn id(&self) -> &str {
-        &self.id
+impl Inner {
+    /// Takes out the records that are too many or too old, but for those whose reader is still to be given something. An idle
+    /// guest is not woken up for this: it is done when somebody asks or something ends.
+    fn expire(&mut self, now: f64) -> Vec<Arc<Exec>> {
+        let oldest = now - limits::EXEC_RECORD_AGE.as_secs_f64();
+        let mut expired = Vec::new();
+        let mut index = 0;
+        while let Some(exec) = self.ended.get(index)
+            && (self.ended.len() > limits::EXEC_RECORDS || exec.ended_at().is_some_and(|at| at < oldest))
+        {
+            if exec.journal.is_awaited() {
+                index += 1;
+            } else if let Some(exec) = self.ended.remove(index) {
+                self.execs.remove(exec.id());
+                // What it has not been asked for is waited for by nobody now.
+                exec.journal.let_go();
+                expired.push(exec);
+            }
+        }
+        expired
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.table.lock().remove(&self.id);
+        self.0.lock().running -= 1;
     }
 }
 
@@ -125,25 +209,76 @@ impl Drop for Open {
 
 #[cfg(test)]
 mod tests {
+    use super::super::budget::Budget;
+    use super::super::journal::{Journal, Terms};
+    use super::super::record::Label;
+    use super::super::stdin::Stdin;
     use super::*;
-    use crate::api::ErrorCode;
+    use crate::api::{ErrorCode, ExecExit, ExecRequest};
+
+    fn claim(table: &Arc<Table>, id: &str, fingerprint: u64) -> Result<Claim, ExecError> {
+        table.claim(id, fingerprint, |number| {
+            let budget = Arc::new(Budget::new(1000));
+            let journal = Journal::new(&budget, Terms { capacity: 100, lossless: false, spill: None }, None);
+            let mut label = Label::of(&ExecRequest::default());
+            label.fingerprint = fingerprint;
+            Exec::new((id.to_owned(), number), label, journal, Stdin::none())
+        })
+    }
+
+    fn run(table: &Arc<Table>, id: &str) -> Arc<Exec> {
+        let Ok(Claim::Fresh(exec, _slot)) = claim(table, id, 1) else { panic!("{id} is known") };
+        exec.set_exited(Ok(ExecExit::default()));
+        exec.set_over();
+        table.keep_record(&exec);
+        exec
+    }
 
     #[test]
-    fn an_id_is_in_use_until_its_slot_is_dropped() {
+    fn an_id_stands_for_its_request_while_it_runs_and_as_a_record() {
         let table = Arc::new(Table::new(8));
-        let slot = table.claim("a").unwrap();
-        assert_eq!(table.claim("a").unwrap_err().code(), ErrorCode::Conflict);
+        let Ok(Claim::Fresh(exec, slot)) = claim(&table, "a", 1) else { panic!() };
+        for over in [false, true] {
+            assert!(matches!(claim(&table, "a", 1), Ok(Claim::Known(same)) if Arc::ptr_eq(&same, &exec)), "{over}");
+            assert!(matches!(claim(&table, "a", 2), Err(error) if error.code() == ErrorCode::Conflict), "{over}");
+            exec.set_exited(Ok(ExecExit::default()));
+            exec.set_over();
+            table.keep_record(&exec);
+        }
         drop(slot);
-        assert!(table.claim("a").is_ok());
+        table.remove(&exec);
+        assert!(matches!(claim(&table, "a", 2), Ok(Claim::Fresh(..))));
     }
 
     #[test]
     fn an_id_in_use_is_told_before_a_full_table() {
         let table = Arc::new(Table::new(1));
-        let _slot = table.claim("a").unwrap();
-        assert_eq!(table.claim("a").unwrap_err().code(), ErrorCode::Conflict);
-        let error = table.claim("b").unwrap_err();
+        let Ok(Claim::Fresh(_exec, slot)) = claim(&table, "a", 1) else { panic!() };
+        assert!(matches!(claim(&table, "a", 2), Err(error) if error.code() == ErrorCode::Conflict));
+        let Err(error) = claim(&table, "b", 1) else { panic!() };
         assert_eq!(error.code(), ErrorCode::LimitReached);
         assert!(error.to_string().starts_with("1 execs"), "{error}");
+        drop(slot);
+        assert!(matches!(claim(&table, "b", 1), Ok(Claim::Fresh(..))));
+    }
+
+    #[test]
+    fn records_are_kept_up_to_their_number_and_the_oldest_goes_first() {
+        let table = Arc::new(Table::new(8));
+        for number in 0..limits::EXEC_RECORDS + 2 {
+            run(&table, &number.to_string());
+        }
+        assert_eq!((table.records(), table.list().len()), (limits::EXEC_RECORDS, limits::EXEC_RECORDS));
+        assert!(table.get("0").is_none() && table.get("1").is_none() && table.get("2").is_some());
+    }
+
+    #[test]
+    fn records_are_kept_up_to_their_age() {
+        let table = Arc::new(Table::new(8));
+        run(&table, "a");
+        let age = limits::EXEC_RECORD_AGE.as_secs_f64();
+        assert_eq!(table.lock().expire(now() + age - 1.0).len(), 0);
+        assert_eq!(table.lock().expire(now() + age + 1.0).len(), 1);
+        assert!(table.get("a").is_none());
     }
 }

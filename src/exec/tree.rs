@@ -7,12 +7,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout_at};
 
+use super::resources::Spent;
 use crate::limits;
 use crate::sys::cgroup::Cgroup;
 use crate::sys::pidfd::{Pidfd, WatchedPidfd};
@@ -21,8 +21,8 @@ use crate::sys::process::signal_group;
 /// Between two looks at a tree none of whose processes can be waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// Between the looks at a cgroup whose last process is just ending.
-const ENDING_PAUSES_MS: [u64; 6] = [1, 2, 4, 8, 16, 32];
+/// Looks for processes that a signal to all has not reached yet.
+const TELL_LOOKS: usize = 4;
 
 /// What an exec has started.
 #[derive(Debug)]
@@ -46,6 +46,28 @@ impl Tree {
         ending.signal_until(libc::SIGKILL, Instant::now() + kill_time).await
     }
 
+    /// Sends a signal to all of it, also to what comes to be meanwhile, as far as a few looks find it. Whether there was anybody.
+    ///
+    /// The leader must not be reaped before this returns.
+    pub(super) fn tell_all(&self, signal: i32) -> bool {
+        let mut told = HashSet::new();
+        for _ in 0..TELL_LOOKS {
+            let strangers: Vec<i32> = self.members().into_iter().filter(|pid| !told.contains(pid)).collect();
+            if strangers.is_empty() {
+                break;
+            }
+            for some in strangers.chunks(limits::EXEC_TREE_HANDLES) {
+                let opened: Vec<Pidfd> = some.iter().filter_map(|pid| Pidfd::open(*pid).ok()).collect();
+                let still = self.members();
+                for process in opened.into_iter().filter(|process| still.contains(&process.pid())) {
+                    tell(&process, signal);
+                    told.insert(process.pid());
+                }
+            }
+        }
+        !told.is_empty()
+    }
+
     /// Kills all of it at one stroke, as far as the kernel offers that.
     pub(super) fn strike(&self) {
         let struck = match self {
@@ -58,6 +80,14 @@ impl Tree {
         };
         if let Err(error) = struck {
             tracing::warn!(%error, tree = ?self, "killing a tree at one stroke failed");
+        }
+    }
+
+    /// What it took so far; nothing is known of what has no cgroup.
+    pub(super) fn spent(&self) -> Spent {
+        match self {
+            Self::Cgroup(cgroup) => cgroup.usage().into(),
+            Self::Session(_) => Spent::default(),
         }
     }
 
@@ -183,41 +213,6 @@ fn session_members(leader: i32, processes: &[Kin]) -> HashSet<i32> {
     let live: HashSet<i32> = processes.iter().map(|kin| kin.pid).collect();
     family.retain(|pid| live.contains(pid));
     family
-}
-
-/// Cgroups of execs that are over, in which a daemon still runs. They are looked at again whenever an exec starts or ends, so
-/// that an idle guest is not woken up for them. There are never more than processes in the guest.
-#[derive(Debug, Default)]
-pub(super) struct Lingering(Mutex<Vec<Cgroup>>);
-
-impl Lingering {
-    /// Removes the cgroup of a tree, now or when it is empty.
-    pub(super) async fn bury(&self, tree: Tree) {
-        self.sweep();
-        let Tree::Cgroup(cgroup) = tree else { return };
-        // A process that is just ending is no member any more and keeps the cgroup busy for a moment yet.
-        for pause in ENDING_PAUSES_MS {
-            if cgroup.remove().is_ok() {
-                return;
-            }
-            if cgroup.members().is_ok_and(|members| !members.is_empty()) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(pause)).await;
-        }
-        self.keep(cgroup);
-    }
-
-    /// Removes a cgroup later.
-    pub(super) fn keep(&self, cgroup: Cgroup) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(cgroup);
-    }
-
-    /// Removes those that have become empty.
-    pub(super) fn sweep(&self) {
-        let mut cgroups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        cgroups.retain(|cgroup| cgroup.remove().is_err());
-    }
 }
 
 #[cfg(test)]

@@ -1,22 +1,19 @@
 //! One accept loop for every transport: who may connect, how many at once, and how they end.
 //!
-//! A connection is served until its peer closes it, or the agent drains: then a running response is completed and the
-//! connection closed. Accept errors never end the loop.
+//! A connection is served until its peer closes it, asks for nothing for long, or the agent drains: then a running response is
+//! completed and the connection closed. Accept errors never end the loop.
 
 use std::{io, sync::Arc, time::Duration};
 
 use axum::{Router, response::IntoResponse};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::error::ApiError;
+use super::{error::ApiError, patience::watched};
 use crate::{api::ErrorCode, limits, throttle::Throttle};
 
 /// Time that a refused peer has to read why.
@@ -132,9 +129,8 @@ async fn serve_one(
     drain: CancellationToken,
 ) {
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(limits::REQUEST_HEADER_TIME)
-        .max_buf_size(limits::REQUEST_HEADER_BYTES);
+    let (connection, timer) = watched(connection);
+    http.timer(timer).header_read_timeout(limits::REQUEST_HEADER_TIME).max_buf_size(limits::REQUEST_HEADER_BYTES);
     let serving = http.serve_connection(TokioIo::new(connection), TowerToHyperService::new(router)).with_upgrades();
     tokio::pin!(serving);
     let result = tokio::select! {
@@ -151,7 +147,84 @@ async fn serve_one(
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::time::{Instant, sleep};
+
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const REQUEST: &[u8] = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi";
+
+    /// The other end of a connection that is served.
+    fn connected() -> DuplexStream {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let router = Router::new().fallback(async |_: axum::body::Bytes| "answer");
+        tokio::spawn(serve_one(theirs, router, CancellationToken::new()));
+        ours
+    }
+
+    async fn ask(connection: &mut DuplexStream, request: &[u8]) {
+        connection.write_all(request).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"answer") {
+            answer.push(connection.read_u8().await.unwrap());
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
+    }
+
+    /// After which time it is closed without an answer.
+    async fn closed_after(mut connection: DuplexStream) -> Duration {
+        let start = Instant::now();
+        assert_eq!(connection.read(&mut [0]).await.unwrap(), 0);
+        start.elapsed()
+    }
+
+    /// tokio's timers count in milliseconds.
+    fn about(found: Duration, expected: Duration) -> bool {
+        found >= expected && found < expected + SECOND
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_kept_may_be_idle_for_long_and_not_for_ever() {
+        let mut connection = connected();
+        for _ in 0..3 {
+            ask(&mut connection, REQUEST).await;
+            sleep(limits::IDLE_TIME - SECOND).await;
+        }
+        ask(&mut connection, REQUEST).await;
+        let took = closed_after(connection).await;
+        assert!(about(took, limits::IDLE_TIME), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_was_begun_has_its_own_time_also_on_a_connection_that_was_idle() {
+        let mut connection = connected();
+        ask(&mut connection, REQUEST).await;
+        sleep(limits::IDLE_TIME / 2).await;
+        let (first, rest) = REQUEST.split_at(5);
+        connection.write_all(first).await.unwrap();
+        sleep(limits::REQUEST_HEADER_TIME - SECOND).await;
+        ask(&mut connection, rest).await;
+        sleep(limits::IDLE_TIME / 2).await;
+        // A byte now and then does not prolong it.
+        for byte in &REQUEST[..9] {
+            connection.write_all(&[*byte]).await.unwrap();
+            sleep(SECOND).await;
+        }
+        let took = closed_after(connection).await + 9 * SECOND;
+        assert!(about(took, limits::REQUEST_HEADER_TIME), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_never_asks_is_closed_soon() {
+        let took = closed_after(connected()).await;
+        assert!(about(took, limits::REQUEST_HEADER_TIME), "{took:?}");
+        let mut connection = connected();
+        sleep(5 * SECOND).await;
+        connection.write_all(&REQUEST[..9]).await.unwrap();
+        let took = closed_after(connection).await + 5 * SECOND;
+        assert!(about(took, limits::REQUEST_HEADER_TIME), "{took:?}");
+    }
 
     #[test]
     fn only_the_host_and_root_are_admitted() {

@@ -36,6 +36,15 @@ fn not_json(error: &serde_json::Error) -> ApiError {
     ApiError::new(ErrorCode::BadRequest, format!("the request's body is no JSON: {error}"))
 }
 
+/// Reads what a client still sends of a body that is answered already, for a moment: a connection that is closed with bytes
+/// unread is reset, and the answer can be lost with it.
+pub(super) fn discard(mut body: axum::body::Body) {
+    // Ends by itself, soon, and holds nothing but the connection.
+    tokio::spawn(tokio::time::timeout(limits::REQUEST_DISCARD_TIME, async move {
+        while let Some(Ok(_)) = body.frame().await {}
+    }));
+}
+
 async fn bytes(request: Request) -> Result<Bytes, ApiError> {
     let limit = limits::REQUEST_BODY_BYTES;
     let body = Limited::new(request.into_body(), limit);

@@ -44,13 +44,13 @@ impl From<UpdateError> for ApiError {
 
 fn status(code: ErrorCode) -> StatusCode {
     match code {
-        ErrorCode::BadRequest => StatusCode::BAD_REQUEST,
+        ErrorCode::BadRequest | ErrorCode::CutOff => StatusCode::BAD_REQUEST,
         ErrorCode::Unauthorized => StatusCode::UNAUTHORIZED,
-        ErrorCode::PeerForbidden => StatusCode::FORBIDDEN,
+        ErrorCode::PeerForbidden | ErrorCode::Permission => StatusCode::FORBIDDEN,
         ErrorCode::NotFound => StatusCode::NOT_FOUND,
         ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         ErrorCode::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-        ErrorCode::Conflict => StatusCode::CONFLICT,
+        ErrorCode::Conflict | ErrorCode::Exists | ErrorCode::NotEmpty => StatusCode::CONFLICT,
         ErrorCode::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::InvalidField
         | ErrorCode::EmptyCommand
@@ -59,7 +59,14 @@ fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::NulByte
         | ErrorCode::BadEnv
         | ErrorCode::BadWorkingDir
-        | ErrorCode::UserNotFound => StatusCode::UNPROCESSABLE_ENTITY,
+        | ErrorCode::UserNotFound
+        | ErrorCode::LimitsUnsupported
+        | ErrorCode::IsDirectory
+        | ErrorCode::NotDirectory
+        | ErrorCode::NotRegular
+        | ErrorCode::BadArchive => StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorCode::BadRange => StatusCode::RANGE_NOT_SATISFIABLE,
+        ErrorCode::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
         ErrorCode::LimitReached => StatusCode::TOO_MANY_REQUESTS,
         ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::Internal | ErrorCode::Unknown => StatusCode::INTERNAL_SERVER_ERROR,

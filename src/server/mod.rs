@@ -8,10 +8,15 @@ mod auth;
 mod body;
 mod error;
 mod listen;
+mod path;
+mod patience;
+mod query;
 mod report;
 mod routes;
+mod websocket;
 
 pub use accept::{Peer, serve};
 pub use listen::{UnixEndpoint, VsockEndpoint, vsock_state};
 pub use report::{Agent, Phase};
 pub use routes::router;
+pub use websocket::Sockets;

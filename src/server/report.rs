@@ -11,11 +11,13 @@ use std::{
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
+use super::Sockets;
 use crate::{
     api::{BootTimings, Check, CheckState, Health, Identity, Info, Listener, Status},
     bridge::BridgeHandle,
     config::{Config, Problem},
     exec::Execs,
+    files::Trees,
     health::{self, Part},
     keys,
     listeners::{self, Observation, Policy},
@@ -30,6 +32,8 @@ pub struct Agent {
     pub problems: Vec<Problem>,
     /// Execs.
     pub execs: Execs,
+    /// Places for transfers of trees.
+    pub trees: Trees,
     /// Where execs get their cgroups, or why they get none.
     pub cgroup: Part,
     /// Latest look at the listeners.
@@ -40,6 +44,8 @@ pub struct Agent {
     pub vsock: watch::Receiver<Part>,
     /// The configured address, once it is set.
     pub guest_address: watch::Receiver<Part>,
+    /// WebSockets that are open.
+    pub sockets: Sockets,
     /// How far the agent is.
     pub phase: Phase,
 }

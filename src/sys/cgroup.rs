@@ -1,17 +1,34 @@
 //! Control groups, version 2: one for each exec, so that a whole tree of processes can be named and ended.
 //!
 //! A process leaves its process group and its session as it likes; it does not leave its cgroup by accident. No controllers are
-//! needed, so this works in a delegated unit, on a hybrid hierarchy (cgroup2 beside version 1) and in the root cgroup.
+//! needed for that, so this works in a delegated unit, on a hybrid hierarchy (cgroup2 beside version 1) and in the root cgroup.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 
-/// The cgroup that this process is in, found to take children.
-#[derive(Debug, Clone, PartialEq, Eq)]
+mod controllers;
+mod leftover;
+mod usage;
+
+use leftover::Lock;
+
+pub use controllers::{Controller, Controllers, NoControllers};
+pub use usage::{Bound, Usage};
+
+/// How the name of a cgroup begins that is made to see whether that can be done.
+const PROBE: &str = "guestd-probe-";
+
+/// The cgroup that this process was in at its start, found to take children.
+#[derive(Debug, Clone)]
 pub struct CgroupParent {
     path: PathBuf,
+    /// Those that the children have.
+    controllers: Controllers,
+    lock: Lock,
 }
 
 /// Why there is no cgroup for execs. Commands run nevertheless; what escapes their process group is then followed by
@@ -57,12 +74,20 @@ impl CgroupParent {
     pub fn detect() -> Result<Self, CgroupUnavailable> {
         let read = |path| fs::read_to_string(path).map_err(|source| CgroupUnavailable::Unreadable { path, source });
         let path = locate(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)?;
-        let parent = Self { path };
-        let probe = format!("guestd-probe-{}", std::process::id());
-        match parent.create(&probe).and_then(|cgroup| cgroup.remove()) {
+        let parent = Self::of(path);
+        // Of several threads, agents and pid namespaces each has its own.
+        let mut unique = [0; 8];
+        let filled = getrandom::fill(&mut unique).map_err(io::Error::other);
+        let probe = format!("{PROBE}{:016x}", u64::from_ne_bytes(unique));
+        match filled.and_then(|()| parent.create(&probe)).and_then(|cgroup| cgroup.remove()) {
             Ok(()) => Ok(parent),
             Err(source) => Err(CgroupUnavailable::CannotCreate { path: parent.path, source }),
         }
+    }
+
+    /// This one, untried.
+    fn of(path: PathBuf) -> Self {
+        Self { lock: Lock::shared(&path), path, controllers: Controllers::default() }
     }
 
     /// Its directory.
@@ -77,7 +102,7 @@ impl CgroupParent {
     pub fn create(&self, name: &str) -> io::Result<Cgroup> {
         let path = self.path.join(name);
         fs::create_dir(&path)?;
-        Ok(Cgroup { path })
+        Ok(Cgroup::new(path, self.controllers))
     }
 }
 
@@ -128,6 +153,9 @@ fn unescape(field: &str) -> PathBuf {
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
+    controllers: Controllers,
+    /// Its directory, once it was needed.
+    directory: OnceLock<OwnedFd>,
 }
 
 impl Cgroup {
@@ -136,11 +164,33 @@ impl Cgroup {
         &self.path
     }
 
-    /// Its `cgroup.procs`, for a forked child to join through: close-on-exec, write only.
+    fn new(path: PathBuf, controllers: Controllers) -> Self {
+        Self { path, controllers, directory: OnceLock::new() }
+    }
+
+    /// A handle on its directory, for a child to be born into, and for short ways to what is in it: close-on-exec.
     ///
     /// # Errors
     /// Those of open(2).
-    pub fn join_handle(&self) -> io::Result<OwnedFd> {
+    pub(super) fn directory(&self) -> io::Result<BorrowedFd<'_>> {
+        if let Some(directory) = self.directory.get() {
+            return Ok(directory.as_fd());
+        }
+        let directory =
+            OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(&self.path)?;
+        Ok(self.directory.get_or_init(|| directory.into()).as_fd())
+    }
+
+    /// Keeps no descriptor of it until one is needed again.
+    pub fn rest(&mut self) {
+        self.directory.take();
+    }
+
+    /// Its `cgroup.procs`, for a child to join through: close-on-exec, write only.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub(super) fn open_procs(&self) -> io::Result<OwnedFd> {
         let file = OpenOptions::new().write(true).open(self.path.join("cgroup.procs"))?;
         Ok(file.into())
     }
@@ -187,6 +237,10 @@ impl Cgroup {
     /// # Errors
     /// `ResourceBusy` while a process is in it.
     pub fn remove(&self) -> io::Result<()> {
+        // Mostly it has none below.
+        if fs::remove_dir(&self.path).is_ok() {
+            return Ok(());
+        }
         let mut directories = match self.subtree() {
             Err(error) if is_gone(&error) => return Ok(()),
             other => other?,

@@ -50,6 +50,11 @@ impl Pidfd {
         Ok(Self { fd, pid })
     }
 
+    /// The handle that came with a child of ours when it was made (CLONE_PIDFD).
+    pub(super) fn of_child(fd: OwnedFd, pid: i32) -> Self {
+        Self { fd, pid }
+    }
+
     /// The pid, for showing, and for as long as the process is not reaped.
     pub fn pid(&self) -> i32 {
         self.pid
@@ -60,17 +65,7 @@ impl Pidfd {
     /// # Errors
     /// `EPERM` where it belongs to somebody that this process may not signal, `EINVAL` for a number that is no signal.
     pub fn signal(&self, signal: i32) -> io::Result<bool> {
-        // SAFETY: the descriptor is open for as long as self lives, and a null siginfo is allowed (as by kill(2)).
-        let sent = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.fd.as_raw_fd(),
-                signal,
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
-        if sent == 0 {
+        if send(self.fd.as_raw_fd(), signal) == 0 {
             return Ok(true);
         }
         match io::Error::last_os_error() {
@@ -85,15 +80,7 @@ impl Pidfd {
     /// # Errors
     /// `ECHILD` where it is not our child or its status has been taken already.
     pub fn wait(&self) -> io::Result<Exit> {
-        // waitid by hand: nix turns a death by a real-time signal into EINVAL, after it has taken the status.
-        // SAFETY: siginfo_t is plain data, for which zeroes are a value.
-        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        let fd = libc::id_t::try_from(self.fd.as_raw_fd()).map_err(io::Error::other)?;
-        // SAFETY: info lives until the call returns and is written by the kernel only.
-        let done = unsafe { libc::waitid(libc::P_PIDFD, fd, &raw mut info, libc::WEXITED) };
-        if done != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let info = self.waitid(libc::WEXITED)?;
         // SAFETY: after a successful waitid the status of a child is set.
         let status = unsafe { info.si_status() };
         Ok(match info.si_code {
@@ -101,6 +88,35 @@ impl Pidfd {
             _ => Exit::Signal(status),
         })
     }
+
+    /// Of a process that has ended: it is our child, and whoever traces it (ptrace(2)) has the status first. Any process of the
+    /// same user can do that, for as long as it likes, and [`Pidfd::wait`] would wait for it.
+    fn is_withheld(&self) -> bool {
+        let waiting = self.waitid(libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
+        // SAFETY: after a successful waitid the pid is set: 0 where there is no status to be had yet.
+        waiting.is_ok_and(|info| unsafe { info.si_pid() } == 0)
+    }
+
+    /// waitid by hand: nix turns a death by a real-time signal into EINVAL, after it has taken the status.
+    fn waitid(&self, options: libc::c_int) -> io::Result<libc::siginfo_t> {
+        // SAFETY: siginfo_t is plain data, for which zeroes are a value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let fd = libc::id_t::try_from(self.fd.as_raw_fd()).map_err(io::Error::other)?;
+        // SAFETY: info lives until the call returns and is written by the kernel only.
+        let done = unsafe { libc::waitid(libc::P_PIDFD, fd, &raw mut info, options) };
+        if done == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+/// Ends a process by a handle that is open and somebody else's. One that has ended is no error.
+pub(super) fn kill_by(pidfd: RawFd) {
+    send(pidfd, libc::SIGKILL);
+}
+
+fn send(pidfd: RawFd, signal: i32) -> libc::c_long {
+    let nothing = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: integers; a null siginfo is allowed (as by kill(2)).
+    unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, nothing, 0) }
 }
 
 impl AsRawFd for Pidfd {
@@ -125,14 +141,69 @@ impl WatchedPidfd {
         watched.map(Self).map_err(tokio::io::unix::AsyncFdRegisterError::into_parts)
     }
 
-    /// Returns when the process has ended, at once if it has already. Its status is still to be taken then.
+    /// Returns when the process has ended, at once if it has already. Its status is still to be taken then, which does not block.
     pub async fn ended(&self) {
-        // The readiness is never cleared, for a process ends once. An error is that the runtime shuts down, with all tasks.
-        let _ = self.0.readable().await;
+        // An error is that the runtime shuts down, with all tasks. Else the readiness is kept, for a process ends once.
+        while let Ok(mut ready) = self.0.readable().await {
+            if !self.get().is_withheld() {
+                return;
+            }
+            // Told again when its tracer lets it go.
+            ready.clear_ready();
+        }
     }
 
     /// The handle itself.
     pub fn get(&self) -> &Pidfd {
         self.0.get_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// A process that traces this one until it is killed.
+    fn trace(pid: i32) -> Pidfd {
+        let (mut told, tell) = io::pipe().unwrap();
+        // SAFETY: the child makes system calls only, until it ends.
+        let tracer = match unsafe { libc::fork() } {
+            // SAFETY: integers, null pointers that the request does not use, and a readable byte.
+            0 => unsafe {
+                let nothing = std::ptr::null_mut::<libc::c_void>();
+                // A test that fails leaves none.
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                let done = libc::ptrace(libc::PTRACE_SEIZE, pid, nothing, nothing);
+                libc::write(tell.as_raw_fd(), if done == 0 { c"y" } else { c"n" }.as_ptr().cast(), 1);
+                libc::pause();
+                libc::_exit(0)
+            },
+            tracer => tracer,
+        };
+        let mut answer = [0];
+        told.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, *b"y", "PTRACE_SEIZE");
+        Pidfd::open(tracer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_child_that_another_process_traces_has_ended_for_us_when_that_lets_it_go() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let watched = WatchedPidfd::new(Pidfd::open(child.id().try_into().unwrap()).unwrap()).unwrap();
+        let tracer = trace(watched.get().pid());
+        watched.get().signal(libc::SIGKILL).unwrap();
+        watched.0.readable().await.unwrap().retain_ready();
+        assert!(watched.ended().now_or_never().is_none(), "to take its status would block");
+        tracer.signal(libc::SIGKILL).unwrap();
+        watched.ended().await;
+        // Its status is there already.
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        tracer.wait().unwrap();
     }
 }

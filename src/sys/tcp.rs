@@ -1,9 +1,10 @@
-//! TCP socket options that the socket crates lack.
+//! TCP: a socket option that the socket crates lack, and the addresses to connect to.
 
 #![expect(unsafe_code, reason = "setsockopt(2)")]
 
 use std::{
     io, mem,
+    net::{SocketAddr, SocketAddrV4, SocketAddrV6},
     os::fd::{AsFd, AsRawFd},
 };
 
@@ -22,6 +23,19 @@ pub fn choose_port_at_connect(socket: impl AsFd) -> io::Result<()> {
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Addresses of this network namespace's interfaces, port 0; link-local ones with their interface.
+///
+/// # Errors
+/// Those of getifaddrs(3).
+pub fn own_addresses() -> io::Result<Vec<SocketAddr>> {
+    let addresses = nix::ifaddrs::getifaddrs()?.filter_map(|interface| interface.address);
+    let address = |address: nix::sys::socket::SockaddrStorage| {
+        let v4 = address.as_sockaddr_in().map(|v4| SocketAddrV4::from(*v4).into());
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into()))
+    };
+    Ok(addresses.filter_map(address).collect())
 }
 
 #[cfg(test)]

@@ -54,8 +54,8 @@ fn stream_keeps_stdout_and_stderr_apart_and_ends_with_the_exit() {
 fn stream_of_binary_output_is_byte_exact() {
     let agent = TestAgent::start();
     let size = 3 * 1024 * 1024;
-    let frames =
-        frames(&agent, &json!({"command": ["sh", "-c", format!("head -c {size} /dev/zero | tr '\\0' '\\377'")]}));
+    let script = format!("head -c {size} /dev/zero | tr '\\0' '\\377'");
+    let frames = frames(&agent, &json!({"command": ["sh", "-c", script], "lossless": true}));
     let bytes = output(&frames, "stdout");
     assert_eq!(bytes.len(), size);
     assert!(bytes.iter().all(|byte| *byte == 0xff));

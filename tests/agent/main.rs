@@ -5,7 +5,15 @@
 mod bad_input;
 mod drain;
 mod exec;
+mod exec_table;
 mod peers;
 mod reports;
+mod resources;
+mod socket;
 #[path = "../support/mod.rs"]
 mod support;
+mod terminal;
+mod traps;
+mod tunnel;
+mod wire_errors;
+mod ws;

@@ -4,12 +4,15 @@
 //! made by `just image` and installed by `./dev`; what is missing fails the test with a sentence that says so.
 
 mod degraded;
+mod exec;
 mod golden_path;
 mod harness;
 mod lifecycle;
 mod nothing_left;
 mod peers;
+mod resources;
 mod services;
+mod tunnel;
 
 use anyhow::{Context, Result, ensure};
 use golden_path::{CLAIMS, Stage};

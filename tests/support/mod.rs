@@ -36,7 +36,7 @@ impl TestAgent {
         let notify = UnixDatagram::bind(dir.path().join("notify")).unwrap();
         notify.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).args(wrapper).arg(env!("CARGO_BIN_EXE_guestd"));
+        command.args(["--pdeathsig", "TERM"]).args(wrapper).arg(env!("CARGO_BIN_EXE_guestd"));
         command.arg("agent").arg("--no-vsock").arg("--config").arg(&file).arg("--socket").arg(&socket);
         command.env("NOTIFY_SOCKET", dir.path().join("notify"));
         let child = command.spawn().expect("setpriv of util-linux starts the agent");

@@ -53,7 +53,17 @@ fn render(agent: &Agent) -> String {
 
     let execs = agent.execs.counters();
     page.family("guestd_execs_running", "gauge", "Execs that run now.");
-    page.sample("", agent.execs.running());
+    let gauges = agent.execs.gauges();
+    page.sample("", gauges.running);
+    page.family("guestd_exec_records", "gauge", "Ended execs whose records are kept.");
+    page.sample("", gauges.records);
+    page.family("guestd_exec_output_bytes", "gauge", "Output of execs that can be read again, by where it is.");
+    page.sample("in=\"memory\"", gauges.output_bytes);
+    page.sample("in=\"disk\"", gauges.spilled_bytes);
+    page.family("guestd_exec_readers", "gauge", "Readers attached to execs.");
+    page.sample("", gauges.readers);
+    page.family("guestd_exec_gaps_total", "counter", "Times that a reader was told of output it cannot have any more.");
+    page.sample("", gauges.gaps);
     page.family("guestd_execs_total", "counter", "Execs by what became of them.");
     page.sample("outcome=\"started\"", execs.started);
     page.sample("outcome=\"failed\"", execs.failed);

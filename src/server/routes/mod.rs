@@ -2,9 +2,16 @@
 
 mod bridge;
 mod exec;
+mod exec_control;
+mod exec_stream;
+mod files;
 mod listeners;
+mod logs;
 mod metrics;
 mod system;
+mod tree;
+mod tunnel;
+mod ws;
 
 use std::sync::Arc;
 
@@ -24,10 +31,20 @@ pub fn router(agent: Arc<Agent>) -> Router {
     Router::new()
         .route("/v1/health", get(system::health))
         .route("/v1/info", get(system::info))
-        .route("/v1/exec", post(exec::run))
-        .route("/v1/exec/stream", post(exec::stream))
+        .route("/v1/exec", get(exec::list).post(exec::run))
+        .route("/v1/exec/stream", post(exec_stream::start))
+        .route("/v1/exec/stream/attach", post(exec_stream::attach))
+        .route("/v1/exec/{id}", get(exec::status).delete(exec::delete))
+        .route("/v1/exec/{id}/signal", post(exec_control::signal))
+        .route("/v1/exec/{id}/stdin", post(exec_control::stdin))
+        .route("/v1/exec/{id}/resize", post(exec_control::resize))
+        .route("/v1/exec/{id}/ws", get(ws::open))
+        .route("/v1/logs", get(logs::list))
+        .route("/v1/files", get(files::get).put(files::put).delete(files::delete))
+        .route("/v1/tree", get(tree::get).put(tree::put))
         .route("/v1/listeners", get(listeners::list))
         .route("/v1/bridge", get(bridge::show).put(bridge::update))
+        .route("/v1/tunnel/{port}", get(tunnel::open))
         .route("/metrics", get(metrics::text))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)

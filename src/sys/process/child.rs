@@ -1,89 +1,106 @@
-//! What the forked child does before it is another program: only async-signal-safe calls, on what was made before the fork.
+//! What the child does before it is another program: only async-signal-safe calls, on what its parent has made ready.
+//!
+//! It has its parent's memory (see `vfork`), where it leaves a note if it fails, but descriptors, signal handlers, limits and
+//! credentials of its own.
 
 #![expect(
     unsafe_code,
-    reason = "raw system calls; libc's wrappers take locks or tell threads that a forked child has not"
+    reason = "raw system calls; libc's wrappers take locks or tell the parent's other threads, which are none of the child's"
 )]
 
 use std::convert::Infallible;
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, c_char, c_void};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use super::{Credentials, Stage, check, encode};
+use super::{Credentials, Inherited, Launch, Stage, check};
 
 /// Open files that a command may have, softly: what login sessions and systemd units get. More breaks programs that use
 /// select(2); who needs more raises it up to the hard limit, which is left as it is.
 const SOFT_OPEN_FILES: libc::rlim_t = 1024;
 
-/// Strings with the null-terminated array of pointers to them that execve wants, made before the fork.
-struct Pointers {
-    pointers: Vec<*const c_char>,
-    _strings: Vec<CString>,
+/// All that the child needs, ready before it is there.
+pub(super) struct Child<'a> {
+    launch: &'a Launch,
+    argv: Vec<*const c_char>,
+    env: Vec<*const c_char>,
+    /// A `cgroup.procs` to join, where it was not born into its cgroup.
+    cgroup_procs: Option<&'a OwnedFd>,
+    /// Those that are not default; bit n - 1 stands for signal n.
+    reset_signals: u64,
+    reset_oom_score: bool,
+    credentials: Option<&'a Credentials>,
+    /// What went wrong; none: it is another program.
+    failure: Option<(Stage, io::Error)>,
 }
 
-// SAFETY: the pointers lead into strings that the same value owns and never changes; a CString's bytes do not move with it.
-unsafe impl Send for Pointers {}
-// SAFETY: as above; shared use only reads.
-unsafe impl Sync for Pointers {}
-
-impl Pointers {
-    fn to(strings: Vec<CString>) -> Self {
-        let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
-        Self { pointers, _strings: strings }
-    }
-
-    fn as_ptr(&self) -> *const *const c_char {
-        self.pointers.as_ptr()
-    }
+/// What execve(2) wants: the strings' addresses, and a null. They hold for as long as the strings are not changed.
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
-/// All that the forked child needs, ready before the fork.
-pub(super) struct Child {
-    programs: Vec<CString>,
-    argv: Pointers,
-    env: Pointers,
-    directories: Vec<CString>,
-    credentials: Option<Credentials>,
-    cgroup_procs: Option<OwnedFd>,
-}
-
-impl Child {
-    pub(super) fn new(
-        programs: Vec<CString>,
-        argv: Vec<CString>,
-        env: Vec<CString>,
-        directories: Vec<CString>,
-        credentials: Option<Credentials>,
-        cgroup_procs: Option<OwnedFd>,
-    ) -> Self {
-        let (argv, env) = (Pointers::to(argv), Pointers::to(env));
-        Self { programs, argv, env, directories, credentials, cgroup_procs }
-    }
-
-    /// Runs in the forked child; returns only on failure.
-    pub(super) fn become_program(&self) -> io::Error {
-        match self.try_become() {
-            Ok(never) => match never {},
-            Err((stage, source)) => encode(stage, &source),
+impl<'a> Child<'a> {
+    /// One whose handlers are default from its birth.
+    pub(super) fn new(launch: &'a Launch, inherited: &'a Inherited) -> Self {
+        Self {
+            launch,
+            argv: pointers(&launch.argv),
+            env: pointers(&launch.env),
+            cgroup_procs: None,
+            reset_signals: inherited.ignored,
+            reset_oom_score: inherited.has_oom_score(),
+            credentials: launch.credentials.as_ref().filter(|wanted| inherited.credentials.as_ref() != Some(*wanted)),
+            failure: None,
         }
+    }
+
+    /// One that has our handlers at its birth and is not in its cgroup.
+    pub(super) fn old(launch: &'a Launch, inherited: &'a Inherited, cgroup_procs: Option<&'a OwnedFd>) -> Self {
+        // A handler must not run in the child, which has our memory.
+        Self { cgroup_procs, reset_signals: u64::MAX, ..Self::new(launch, inherited) }
+    }
+
+    /// What it has left behind.
+    pub(super) fn into_failure(self) -> Option<(Stage, io::Error)> {
+        self.failure
+    }
+
+    /// The child, from its first instruction to its last of ours.
+    ///
+    /// # Safety
+    /// To be run in a child that `vfork` made, with a `Child` that its parent does not touch meanwhile.
+    pub(super) unsafe extern "C" fn run(child: *mut c_void) -> ! {
+        // SAFETY: the caller's promise.
+        let child = unsafe { &mut *child.cast::<Self>() };
+        if child.launch.birth.begin() {
+            let Err(failure) = child.try_become();
+            child.failure = Some(failure);
+        }
+        // SAFETY: ends this process only, with none of the parent's exit handlers run.
+        unsafe { libc::_exit(127) }
     }
 
     fn try_become(&self) -> Result<Infallible, (Stage, io::Error)> {
         let at = |stage| move |source| (stage, source);
+        self.take_streams().map_err(at(Stage::Streams))?;
         // SAFETY: no arguments.
         check(unsafe { libc::setsid() }.into()).map_err(at(Stage::Session))?;
-        default_signals();
-        default_priority();
+        if self.launch.controlling_terminal {
+            // SAFETY: integers only; 0 asks for nobody's terminal to be stolen.
+            check(unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) }.into())
+                .map_err(at(Stage::Terminal))?;
+        }
+        default_signals(self.reset_signals);
+        default_priority(self.reset_oom_score);
         // SAFETY: an integer argument only.
         unsafe { libc::umask(0o022) };
         default_open_files().map_err(at(Stage::Limits))?;
-        if let Some(procs) = &self.cgroup_procs {
+        if let Some(procs) = self.cgroup_procs {
             // SAFETY: one readable byte; 0 stands for the writer itself.
             check(unsafe { libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) } as libc::c_long)
                 .map_err(at(Stage::Cgroup))?;
         }
-        if let Some(credentials) = &self.credentials {
+        if let Some(credentials) = self.credentials {
             become_user(credentials)?;
         }
         self.enter_directory().map_err(at(Stage::Directory))?;
@@ -91,9 +108,23 @@ impl Child {
         Err((Stage::Execute, self.execute()))
     }
 
+    /// Puts the streams where every program looks for them. All come from above standard error.
+    fn take_streams(&self) -> io::Result<()> {
+        let Launch { stdin, stdout, stderr, .. } = self.launch;
+        let stdin = match stdin {
+            Some(stdin) => stdin.as_raw_fd(),
+            None => open_null()?,
+        };
+        for (from, to) in [(stdin, 0), (stdout.as_raw_fd(), 1), (stderr.as_raw_fd(), 2)] {
+            // SAFETY: integers only; the numbers are this process's own.
+            check(unsafe { libc::dup2(from, to) }.into())?;
+        }
+        Ok(())
+    }
+
     fn enter_directory(&self) -> io::Result<()> {
         let mut failure = None;
-        for directory in &self.directories {
+        for directory in &self.launch.directories {
             // SAFETY: a valid C string.
             match check(unsafe { libc::chdir(directory.as_ptr()) }.into()) {
                 Ok(()) => return Ok(()),
@@ -107,7 +138,7 @@ impl Child {
     /// reported in the end.
     fn execute(&self) -> io::Error {
         let mut result = libc::ENOENT;
-        for program in &self.programs {
+        for program in &self.launch.programs {
             // SAFETY: C strings and null-terminated arrays of C strings, alive until the program is replaced.
             unsafe { libc::execve(program.as_ptr(), self.argv.as_ptr(), self.env.as_ptr()) };
             let error = io::Error::last_os_error();
@@ -121,13 +152,21 @@ impl Child {
     }
 }
 
-/// All handlers default, nothing blocked. The raw calls, because libc keeps some real-time signals to itself and would leave
-/// those ignored if this process inherited them so. SIGKILL and SIGSTOP are refused, and need nothing.
-fn default_signals() {
+/// Closed with the execve.
+fn open_null() -> io::Result<RawFd> {
+    // SAFETY: a valid C string.
+    let null = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    check(null.into())?;
+    Ok(null)
+}
+
+/// These signals default, which the execve makes of all that are not ignored, and nothing blocked. The raw calls, because libc
+/// keeps some real-time signals to itself and would leave those ignored if this process inherited them so.
+fn default_signals(ignored: u64) {
     // struct sigaction of the 64-bit kernels: SIG_DFL, no flags, no restorer, empty mask. All zero, as the mask below.
     let default = [0_u64; 4];
     let empty = 0_u64;
-    for signal in 1..=64 {
+    for signal in (1..=64).filter(|signal| ignored & 1 << (signal - 1) != 0) {
         // SAFETY: default is as large as the kernel's struct, and a null old action is allowed.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8_usize) };
     }
@@ -138,10 +177,14 @@ fn default_signals() {
 }
 
 /// Ordinary niceness and OOM score. Best effort: where they cannot be had (no /proc, no privilege), running is still better.
-fn default_priority() {
-    // SAFETY: integers, C strings and a readable byte.
+fn default_priority(oom_score: bool) {
+    // SAFETY: integers only.
+    unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS as libc::c_long, 0, 0) };
+    if !oom_score {
+        return;
+    }
+    // SAFETY: a C string, integers, and a readable byte.
     unsafe {
-        libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS as libc::c_long, 0, 0);
         let score = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
         if score >= 0 {
             libc::write(score, c"0".as_ptr().cast(), 1);
@@ -160,8 +203,9 @@ fn default_open_files() -> io::Result<()> {
     }
 }
 
-/// Groups first, while there is still the right to. The raw calls: libc's would tell this process's other threads, which a
-/// forked child has none of. On the 64-bit architectures these are the calls with 32-bit ids.
+/// Groups first, while there is still the right to. The raw calls: libc's would tell the parent's other threads. On the 64-bit
+/// architectures these are the calls with 32-bit ids. A change of user makes our shared memory not dumpable (commit_creds in the
+/// kernel), so that nobody of that user can look into it through the child.
 fn become_user(credentials: &Credentials) -> Result<(), (Stage, io::Error)> {
     let Credentials { uid, gid, groups } = credentials;
     // SAFETY: groups is readable for its length; else integers.
@@ -173,7 +217,7 @@ fn become_user(credentials: &Credentials) -> Result<(), (Stage, io::Error)> {
 }
 
 /// Our own descriptors are all close-on-exec from birth; this is for those that whoever started us left open. Marked, not
-/// closed, because std still needs its pipe to report a failure.
+/// closed, because what is to be run may be named by one of them.
 fn close_on_exec_from(first: libc::c_uint) {
     // SAFETY: integers only.
     let done = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail};
 use super::command::{Ran, on_this_machine};
 
 /// Programs that are run; those of util-linux and coreutils are on every machine.
-const TOOLS: [&str; 7] = ["qemu-system-x86_64", "vhost-device-vsock", "haproxy", "openssl", "curl", "ssh", "ip"];
+const TOOLS: [&str; 8] =
+    ["qemu-system-x86_64", "vhost-device-vsock", "haproxy", "openssl", "curl", "ssh", "rsync", "ip"];
 
 /// Files made by `just image`.
 #[derive(Debug, Clone)]

@@ -82,6 +82,11 @@ impl Invocation {
         Ok(Resident::new(child, self.to_string()))
     }
 
+    /// Its words as a line of shell.
+    pub(crate) fn line(&self) -> String {
+        self.argv.iter().map(|word| quoted(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
+    }
+
     fn command(&self, before: &[OsString]) -> Command {
         let mut words = before.iter().chain(&self.prefix).chain(&self.argv);
         let mut command = Command::new(words.next().map(OsString::as_os_str).unwrap_or_default());
@@ -102,15 +107,19 @@ impl fmt::Display for Invocation {
             let word = word.to_string_lossy();
             // What matters of a program's path is its name.
             let word = if n == 0 { word.rsplit('/').next().unwrap_or_default() } else { &word };
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%,+".contains(c);
-            let space = if n > 0 { " " } else { "" };
-            if !word.is_empty() && word.chars().all(plain) {
-                write!(f, "{space}{word}")?;
-            } else {
-                write!(f, "{space}'{}'", word.replace('\'', r"'\''"))?;
-            }
+            write!(f, "{}{}", if n > 0 { " " } else { "" }, quoted(word))?;
         }
         Ok(())
+    }
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%,+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::net::Ipv6Addr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -37,6 +38,24 @@ impl<'net> Ssh<'net> {
         let in_mounts = ["unshare", "--mount", "sh", "-euc", WITH_HOSTS, "with-hosts"].map(OsString::from);
         let ssh = argv(net, key, shipped.as_os_str(), name);
         Ok(Self { net, argv: in_mounts.into_iter().chain([hosts.into()]).chain(ssh).collect() })
+    }
+
+    /// By a program that is the connection, whatever network there is or is not.
+    pub(crate) fn by_proxy(net: &'net Net, key: &Path, name: &str, proxy: &Invocation) -> Result<Self> {
+        let configuration = net.dir().join(format!("ssh-{name}.conf"));
+        fs::write(&configuration, format!("Host {name}\n  ProxyCommand {}\n", proxy.line()))
+            .with_context(|| format!("writing {}", configuration.display()))?;
+        Ok(Self { net, argv: argv(net, key, configuration.as_os_str(), name) })
+    }
+
+    /// Copies with rsync, which starts this as its remote shell; `vm:` stands for the VM in what it is given.
+    pub(crate) fn rsync(&self, from: &str, to: &str, deadline: Duration) -> Result<Ran> {
+        let (host, shell) = self.argv.split_last().context("there is no command")?;
+        let shell: Vec<_> = shell.iter().map(|word| word.to_string_lossy()).collect();
+        let host = format!("{}:", host.to_string_lossy());
+        let place = |place: &str| place.strip_prefix("vm:").map_or(place.to_owned(), |path| format!("{host}{path}"));
+        let rsync = ["rsync", "--archive", "--hard-links", "--rsh", &shell.join(" "), &place(from), &place(to)];
+        self.net.invocation(rsync).run(deadline)
     }
 
     /// Runs a line of the remote shell.
