@@ -128,7 +128,7 @@ impl Cleanup {
         loop {
             self.0.closing.run_until_cancelled(tokio::time::sleep(pause)).await;
             let cleanup = self.clone();
-            // A runtime that ends takes its threads along; so do descriptors and, at the agent's next start, empty cgroups.
+            // What is not done when the runtime ends is done by the agent's next start, which removes empty cgroups.
             let due = tokio::task::spawn_blocking(move || cleanup.sweep()).await;
             if due.is_err() {
                 // The runtime ends.

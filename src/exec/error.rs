@@ -289,7 +289,7 @@ pub enum ExecError {
     },
     /// SIGKILL did not end it.
     #[error(
-        "the command (pid {pid}) is still there {secs} s after SIGKILL: it is stuck in the kernel, most likely on a disk or network file system"
+        "the command (pid {pid}) is still there {secs} s after SIGKILL: it is stuck in the kernel, mostly on a disk or network file system, or held by a debugger"
     )]
     Unkillable {
         /// Its pid.

@@ -18,7 +18,7 @@ use super::journal::{Journal, Terms};
 use super::logs;
 use super::order::Order;
 use super::record::{Exec, Label};
-use super::session::{Shared, session};
+use super::session::{Followed, Shared, session};
 use super::spill::SpillStore;
 use super::start::Launcher;
 use super::stdin::Stdin;
@@ -160,8 +160,8 @@ impl Execs {
         match claim {
             Claim::Known(exec) => Ok(exec),
             Claim::Fresh(exec, slot) => {
-                let open = shared.table.open();
-                let task = session(Arc::clone(shared), Arc::clone(&exec), slot, order, input, open);
+                let followed = Followed::new(&shared.table, &exec);
+                let task = session(Arc::clone(shared), followed, slot, order, input);
                 shared.tasks.spawn(task);
                 Ok(exec)
             }

@@ -303,8 +303,12 @@ impl Journal {
             }
             Found::Nothing if inner.over => Read::Over,
             Found::Nothing => Read::Nothing,
-            Found::Gap(to) => match inner.spill.as_ref().and_then(|spill| spill.at(cursor)) {
-                Some(batch) => Read::Spilled(batch),
+            Found::Gap(to) => match &inner.spill {
+                Some(spill) => match spill.at(cursor) {
+                    Some(batch) => Read::Spilled(batch),
+                    // What left memory while the disk took nothing is gone, what it took after that is not.
+                    None => Read::Gap(spill.after(cursor).map_or(to, |start| start.min(to))),
+                },
                 None => Read::Gap(to),
             },
         }
@@ -394,4 +398,30 @@ impl Drop for Journal {
 /// Seconds since 1970, by CLOCK_REALTIME.
 pub(super) fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_gap_between_two_batches_on_disk_ends_where_the_second_begins() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(SpillStore::new(dir.path().into(), 1 << 20));
+        let piece = || Bytes::from(vec![b'x'; 1000]);
+        let terms = Terms { capacity: cost(1000), lossless: false, spill: Some(store) };
+        let journal = Journal::new(&Arc::new(Budget::new(1 << 20)), terms, None);
+        // The first goes to disk, the second is given up, the third goes to disk, the fourth stays.
+        for number in 0..4 {
+            journal.append(OutputStream::Stdout, piece()).await;
+            if number == 1 {
+                journal.give_back(usize::MAX);
+            }
+        }
+        let (reader, _) = journal.attach(Some(0)).unwrap();
+        assert!(matches!(journal.read(reader, 0), Read::Spilled(batch) if batch.end == 1000));
+        assert!(matches!(journal.read(reader, 1000), Read::Gap(2000)), "{:?}", journal.read(reader, 1000));
+        assert!(matches!(journal.read(reader, 2000), Read::Spilled(batch) if batch.end == 3000));
+        assert!(matches!(journal.read(reader, 3000), Read::Chunk(_, _, 4000)));
+    }
 }

@@ -334,6 +334,19 @@ impl Exec {
         self.journal.finish();
     }
 
+    /// Nobody follows it any more. Whether it had not ended before.
+    pub(super) fn set_lost(&self) -> bool {
+        let ended = self.ended_at().is_some() || matches!(*self.progress.borrow(), Progress::Failed(_));
+        if !ended {
+            tracing::error!(exec_id = self.id, "the task of an exec has ended before the exec");
+            self.let_live_go();
+            self.set_exited(Err(ExecError::Lost));
+        }
+        // Nothing, if it is over.
+        self.set_over();
+        !ended
+    }
+
     /// It was not started.
     pub(super) fn set_failed(&self, error: ExecError) {
         self.stdin.ended();

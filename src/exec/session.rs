@@ -45,15 +45,38 @@ pub(super) struct Shared {
     pub(super) closing: CancellationToken,
 }
 
+/// An exec that has a task to follow it. Should that panic, those who wait for the exec are told.
+#[derive(Debug)]
+pub(super) struct Followed {
+    table: Arc<Table>,
+    exec: Arc<Exec>,
+    /// Let go last: who waits for all to be done sees nothing of the exec any more.
+    _open: Open,
+}
+
+impl Followed {
+    pub(super) fn new(table: &Arc<Table>, exec: &Arc<Exec>) -> Self {
+        Self { table: Arc::clone(table), exec: Arc::clone(exec), _open: table.open() }
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        if self.exec.set_lost() {
+            self.table.keep_record(&self.exec);
+        }
+    }
+}
+
 /// Runs an order to its end. More input comes by `queue`.
 pub(super) async fn session(
     shared: Arc<Shared>,
-    exec: Arc<Exec>,
+    followed: Followed,
     slot: Slot,
     order: Order,
     queue: Option<mpsc::Receiver<Bytes>>,
-    open: Open,
 ) {
+    let exec = Arc::clone(&followed.exec);
     let timeout = order.timeout;
     let Started { live, io, stdin, at } = match begin(&shared, &exec, order).await {
         Ok(started) => started,
@@ -87,7 +110,7 @@ pub(super) async fn session(
     };
     exec.set_over();
     shared.cleanup.add(Remains::of(live, output.let_go()));
-    drop((exec, open));
+    drop((exec, followed));
     throw_away(&shared, output).await;
 }
 

@@ -160,6 +160,12 @@ impl Spill {
         self.batches.get(index).filter(|batch| batch.start <= cursor).cloned()
     }
 
+    /// Where the first batch begins that is wholly after this byte.
+    pub(super) fn after(&self, cursor: u64) -> Option<u64> {
+        let index = self.batches.partition_point(|batch| batch.start <= cursor);
+        self.batches.get(index).map(|batch| batch.start)
+    }
+
     /// Batches that hold pieces with this place in the order or a later one.
     pub(super) fn since(&self, sequence: u64) -> Vec<Batch> {
         let first = self.batches.partition_point(|batch| batch.before_sequence <= sequence);
@@ -230,6 +236,7 @@ mod tests {
         assert_eq!(spill.at(12).unwrap().read().unwrap(), first);
         assert_eq!(spill.at(17).unwrap().read().unwrap(), second);
         assert_eq!((spill.start(), spill.at(9).is_none(), spill.at(22).is_none()), (Some(10), true, true));
+        assert_eq!([9, 12, 17].map(|cursor| spill.after(cursor)), [Some(10), Some(17), None]);
         assert_eq!((spill.since(7).len(), spill.since(8).len(), spill.since(9).len()), (2, 1, 0));
         assert_eq!(std::fs::read_dir(dir.path().join("a/b")).unwrap().count(), 0);
         assert!(store.used() > 0);

@@ -213,6 +213,8 @@ mod tests {
     use super::super::journal::{Journal, Terms};
     use super::super::record::Label;
     use super::super::stdin::Stdin;
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::api::{ErrorCode, ExecExit, ExecRequest};
 
@@ -270,6 +272,15 @@ mod tests {
         }
         assert_eq!((table.records(), table.list().len()), (limits::EXEC_RECORDS, limits::EXEC_RECORDS));
         assert!(table.get("0").is_none() && table.get("1").is_none() && table.get("2").is_some());
+    }
+
+    #[test]
+    fn an_exec_whose_task_is_gone_is_waited_for_by_nobody() {
+        let table = Arc::new(Table::new(1));
+        let Ok(Claim::Fresh(exec, _slot)) = claim(&table, "a", 1) else { panic!() };
+        assert!(exec.set_lost() && !exec.set_lost());
+        assert!(exec.exited().now_or_never().is_some() && exec.journal.is_over());
+        assert!(matches!(exec.end(), Err(error) if error.code() == ErrorCode::Internal));
     }
 
     #[test]
