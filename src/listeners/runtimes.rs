@@ -62,9 +62,9 @@ const fn each(
 
 /// The first that fits counts, so tools come before the interpreters that run them.
 ///
-/// Not all read `::` alike: asyncio and tornado make it an IPv6-only socket, so that uvicorn and Jupyter are told otherwise
-/// to listen on both; uvicorn makes its socket in another way when it has several processes, and takes `''` for IPv4 then.
-/// Deno wants brackets where others refuse them.
+/// Not all read `::` alike: asyncio, tornado and MariaDB make it an IPv6-only socket, so uvicorn, Jupyter and MySQL are told
+/// otherwise to listen on both; uvicorn makes its socket in another way when it has several processes, and takes `''` for
+/// IPv4 then. Deno wants brackets where others refuse them.
 const RUNTIMES: &[Runtime] = &[
     same("Vite", &["vite"], "run `vite --host ::`, or set `server.host: '::'` in its configuration")
         .paths(&["node_modules/vite/"]),
@@ -128,7 +128,7 @@ const RUNTIMES: &[Runtime] = &[
     each(
         "MySQL",
         &["mysqld", "mariadbd"],
-        "set `bind-address = ::`; if it is not meant to be public, `127.0.0.1`",
+        "set `bind-address = *`; if it is not meant to be public, `127.0.0.1`",
         None,
     ),
     each(
