@@ -1,10 +1,15 @@
 //! The verdict: can the proxy reach a listener, if not why, and what to do.
 
+use std::net::SocketAddr;
+
 use crate::{
     api::{BridgePort, BridgePortState, Cause, Exposure, Family, Listener, Process, Scope},
     config::RoutablePorts,
     facts::{ProcessFact, SocketFact},
-    listeners::{Bind, ListenerTable},
+    listeners::{
+        Bind, ListenerTable,
+        runtimes::{self, Runtime},
+    },
 };
 
 /// What the verdict depends on besides the sockets.
@@ -69,20 +74,21 @@ fn verdict(table: &ListenerTable, policy: &Policy, bridge: &[BridgePort], socket
             return Verdict { exposure: Exposure::Direct, cause: None, hint: None, public_port: port };
         }
     };
+    let runtime = runtime(table, socket);
     let bridged = bridge.iter().find(|entry| leads_to(entry, socket, bind));
     if let Some(entry) = bridged.filter(|entry| entry.state == BridgePortState::Active) {
         return Verdict {
             exposure: Exposure::Bridged,
             cause: Some(family_cause),
-            hint: Some(format!("guestd bridges IPv6 to it; to do without, {}", how_to_bind_ipv6(port))),
+            hint: Some(bridged_hint(runtime, entry, bind, port)),
             public_port: entry.listen,
         };
     }
     match family_cause {
-        Cause::LoopbackOnly => unreachable(family_cause, loopback_hint(bind, port)),
+        Cause::LoopbackOnly => unreachable(family_cause, loopback_hint(runtime, bind, port)),
         Cause::LinkLocalOnly => unreachable(
             family_cause,
-            format!("{} is not routed beyond its link; {}", bind.address, how_to_bind_ipv6(port)),
+            format!("{} is not routed beyond its link; {}", bind.address, how_to_bind_ipv6(runtime, port)),
         ),
         _ => ipv4_only(table, policy, socket, family_cause, bridged),
     }
@@ -97,6 +103,7 @@ fn ipv4_only(
     bridged: Option<&BridgePort>,
 ) -> Verdict {
     let port = socket.port;
+    let how_to_bind_ipv6 = || how_to_bind_ipv6(runtime(table, socket), port);
     let owner = |socket: &SocketFact| table.processes.get(&socket.inode);
     let (exposure, cause, hint) = match (table.ipv6_listener(port), bridged) {
         (Some(ipv6), _) if owner(ipv6).map(|owner| owner.pid) == owner(socket).map(|owner| owner.pid) => {
@@ -115,17 +122,17 @@ fn ipv4_only(
         }
         (None, Some(entry)) => {
             let why = entry.message.as_deref().unwrap_or("it was not said why");
-            let hint = format!("the bridge could not be set up: {why}; {}", how_to_bind_ipv6(port));
+            let hint = format!("the bridge could not be set up: {why}; {}", how_to_bind_ipv6());
             (Exposure::Unreachable, Some(Cause::BridgeFailed), hint)
         }
         (None, None) if !policy.bridge_auto => {
-            let hint = format!("{}, or run `guestctl bridge auto on`", how_to_bind_ipv6(port));
+            let hint = format!("{}, or run `guestctl bridge auto on`", how_to_bind_ipv6());
             (Exposure::Unreachable, Some(Cause::BridgeOff), hint)
         }
         (None, None) => (
             Exposure::Unreachable,
             Some(family_cause),
-            format!("it has just begun to listen; if it stays, {}", how_to_bind_ipv6(port)),
+            format!("it has just begun to listen; if it stays, {}", how_to_bind_ipv6()),
         ),
     };
     Verdict { exposure, cause, hint: Some(hint), public_port: port }
@@ -152,21 +159,58 @@ fn leads_to(entry: &BridgePort, socket: &SocketFact, bind: Bind) -> bool {
         && (bind.scope == Scope::Wildcard || entry.to.ip() == bind.address)
 }
 
-fn loopback_hint(bind: Bind, port: u16) -> String {
-    let rule = match bind.family {
-        Family::Ipv4 => format!(", or run `guestctl bridge add {port} {}:{port}`", bind.address),
-        Family::Ipv6 => String::new(),
-    };
-    format!(
-        "{} is reached from inside this VM only and is never bridged unasked: what is reachable here is reachable by the \
-         whole internet. If it is meant to be public, {}{rule}",
-        bind.address,
-        how_to_bind_ipv6(port),
-    )
+/// What the owner of the socket is, where that can be told.
+fn runtime(table: &ListenerTable, socket: &SocketFact) -> Option<&'static Runtime> {
+    let owner = table.processes.get(&socket.inode)?;
+    runtimes::recognise(&owner.name, &owner.command)
 }
 
-fn how_to_bind_ipv6(port: u16) -> String {
-    format!("let the service listen on `::` (IPv6 and IPv4) instead, for example [::]:{port}")
+fn bridged_hint(runtime: Option<&Runtime>, entry: &BridgePort, bind: Bind, port: u16) -> String {
+    match runtime {
+        // Bound to loopback and public by a rule: the way to do without the bridge is to be private again.
+        Some(runtime) if bind.scope == Scope::Loopback && runtime.fix_of_loopback(port).is_none() => format!(
+            "a rule makes {} public to the whole internet; to end that, run `guestctl bridge remove {}`",
+            runtime.name, entry.listen
+        ),
+        _ => format!("guestd bridges IPv6 to it; to do without, {}", how_to_bind(runtime, bind.scope, port)),
+    }
+}
+
+fn loopback_hint(runtime: Option<&Runtime>, bind: Bind, port: u16) -> String {
+    let why = format!(
+        "{} is reached from inside this VM only and is never bridged unasked: what is reachable here is reachable by the \
+         whole internet",
+        bind.address,
+    );
+    let rule = match bind.family {
+        Family::Ipv4 => Some(format!("run `guestctl bridge add {port} {}:{port}`", bind.address)),
+        Family::Ipv6 => None,
+    };
+    if let Some(runtime) = runtime.filter(|runtime| runtime.fix_of_loopback(port).is_none()) {
+        let at = SocketAddr::new(bind.address, port);
+        let rule = rule.map(|rule| format!("; only if all may reach it, {rule}")).unwrap_or_default();
+        return format!(
+            "{why}. Keep {} private, and reach it from the host by `guestctl tunnel {port}:{at}`{rule}",
+            runtime.name
+        );
+    }
+    let rule = rule.map(|rule| format!(", or {rule}")).unwrap_or_default();
+    format!("{why}. If it is meant to be public, {}{rule}", how_to_bind(runtime, Scope::Loopback, port))
+}
+
+fn how_to_bind_ipv6(runtime: Option<&Runtime>, port: u16) -> String {
+    how_to_bind(runtime, Scope::Wildcard, port)
+}
+
+fn how_to_bind(runtime: Option<&Runtime>, scope: Scope, port: u16) -> String {
+    let exact = runtime.and_then(|runtime| {
+        let (what, fix) = match scope {
+            Scope::Loopback => ("every address", runtime.fix_of_loopback(port)?),
+            _ => ("IPv6 too", runtime.fix(port)),
+        };
+        Some(format!("let {} listen on {what}: {fix}", runtime.name))
+    });
+    exact.unwrap_or_else(|| format!("let the service listen on `::` (IPv6 and IPv4) instead, for example [::]:{port}"))
 }
 
 fn process(fact: &ProcessFact) -> Process {
@@ -290,6 +334,40 @@ mod tests {
         let listeners = assess(&table, &policy(), &[]);
         assert_eq!((listeners[0].exposure, listeners[0].cause), (Unreachable, Some(Cause::Ipv4OnlyWildcard)));
         assert!(listeners[0].hint.as_ref().unwrap().contains("belongs to sshd"));
+    }
+
+    fn hint(address: &str, port: u16, command: &str, bridge: &[BridgePort]) -> String {
+        let mut table = table(vec![socket(address, port)]);
+        let inode = table.sockets[0].inode;
+        table.processes.insert(inode, ProcessFact { command: command.into(), ..owned(5, "") });
+        assess(&table, &policy(), bridge).remove(0).hint.unwrap()
+    }
+
+    #[test]
+    fn hints_are_exact_for_the_runtime_that_is_recognised() {
+        let rule = [bridged(8080, "127.0.0.1:5432", Active)];
+        insta::assert_snapshot!([
+            hint("0.0.0.0", 8000, "gunicorn: master [app]", &[]),
+            hint("0.0.0.0", 8000, "gunicorn: master [app]", &[bridged(8000, "127.0.0.1:8000", Active)]),
+            hint("127.0.0.1", 8000, "python3 -m http.server --bind 127.0.0.1", &[]),
+            hint("::1", 5173, "node /app/node_modules/.bin/vite", &[]),
+            hint("127.0.0.1", 5432, "/usr/lib/postgresql/15/bin/postgres", &[]),
+            hint("::1", 5432, "/usr/lib/postgresql/15/bin/postgres", &[]),
+            hint("127.0.0.1", 5432, "/usr/lib/postgresql/15/bin/postgres", &rule),
+            hint("0.0.0.0", 5432, "/usr/lib/postgresql/15/bin/postgres", &[]),
+            hint("127.0.0.1", 9000, "/srv/unknown", &[]),
+        ]
+        .join("\n"), @r#"
+        it has just begun to listen; if it stays, let gunicorn listen on IPv6 too: run it with `-b '[::]:8000'`
+        guestd bridges IPv6 to it; to do without, let gunicorn listen on IPv6 too: run it with `-b '[::]:8000'`
+        127.0.0.1 is reached from inside this VM only and is never bridged unasked: what is reachable here is reachable by the whole internet. If it is meant to be public, let http.server listen on every address: run `python3 -m http.server --bind :: 8000`, or run `guestctl bridge add 8000 127.0.0.1:8000`
+        ::1 is reached from inside this VM only and is never bridged unasked: what is reachable here is reachable by the whole internet. If it is meant to be public, let Vite listen on every address: run `vite --host ::`, or set `server.host: '::'` in its configuration
+        127.0.0.1 is reached from inside this VM only and is never bridged unasked: what is reachable here is reachable by the whole internet. Keep PostgreSQL private, and reach it from the host by `guestctl tunnel 5432:127.0.0.1:5432`; only if all may reach it, run `guestctl bridge add 5432 127.0.0.1:5432`
+        ::1 is reached from inside this VM only and is never bridged unasked: what is reachable here is reachable by the whole internet. Keep PostgreSQL private, and reach it from the host by `guestctl tunnel 5432:[::1]:5432`
+        a rule makes PostgreSQL public to the whole internet; to end that, run `guestctl bridge remove 8080`
+        it has just begun to listen; if it stays, let PostgreSQL listen on IPv6 too: set `listen_addresses = '*'`; if it is not meant to be public, `'localhost'`
+        127.0.0.1 is reached from inside this VM only and is never bridged unasked: what is reachable here is reachable by the whole internet. If it is meant to be public, let the service listen on `::` (IPv6 and IPv4) instead, for example [::]:9000, or run `guestctl bridge add 9000 127.0.0.1:9000`
+        "#);
     }
 
     #[test]

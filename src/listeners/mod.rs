@@ -5,6 +5,7 @@
 
 mod exposure;
 mod owners;
+mod runtimes;
 mod table;
 #[cfg(test)]
 pub(crate) use table::tests;

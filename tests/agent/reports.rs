@@ -1,6 +1,9 @@
 //! Info, listeners and metrics.
 
-use std::net::TcpListener;
+use std::{
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+};
 
 use crate::support::{TestAgent, eventually};
 
@@ -30,11 +33,51 @@ fn new_listener_appears_with_its_process_and_goes_when_it_closes() {
     eventually("the listener is gone", || find().is_none().then_some(()));
 }
 
+/// A service that ends with this value.
+struct Service(Child);
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+#[test]
+fn private_web_server_is_told_how_it_would_be_reached() {
+    let agent = TestAgent::start();
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "python3", "-m", "http.server", "--bind", "127.0.0.1", "0"]);
+    let service = Service(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("setpriv is installed"));
+    let entry = eventually("the web server is reported", || {
+        let listeners = agent.get("/v1/listeners");
+        listeners.as_array().unwrap().iter().find(|entry| entry["process"]["pid"] == service.0.id()).cloned()
+    });
+    assert_eq!((&entry["exposure"], &entry["cause"]), (&"unreachable".into(), &"loopback_only".into()));
+    let (port, hint) = (&entry["port"], entry["hint"].as_str().unwrap());
+    let fix = format!("run `python3 -m http.server --bind :: {port}`");
+    assert!(hint.contains(&fix) && hint.contains(&format!("guestctl bridge add {port} 127.0.0.1:{port}")), "{hint}");
+
+    let ports = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_guestctl"));
+        let output = command.arg("--vm").arg(format!("unix:{}", agent.socket().display())).args(arguments).output();
+        let output = output.expect("guestctl starts");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let table = ports(&["ports"]);
+    let why =
+        format!("127.0.0.1:{port} is unreachable: loopback only, so its owner meant it to be private\n    {hint}\n");
+    assert!(table.contains(&why), "{table}");
+    let listeners: serde_json::Value = serde_json::from_str(&ports(&["--json", "ports"])).unwrap();
+    assert!(listeners.as_array().unwrap().contains(&entry), "{listeners}");
+}
+
 #[test]
 fn metrics_are_prometheus_text() {
     let agent = TestAgent::start();
     agent.call("POST", "/v1/exec", r#"{"command": ["true"]}"#);
-    let output = std::process::Command::new("curl")
+    let output = Command::new("curl")
         .args(["-sS", "--unix-socket"])
         .arg(agent.socket())
         .arg("http://guestd/metrics")
