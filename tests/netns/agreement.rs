@@ -4,7 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher, Hasher, RandomState},
     net::{IpAddr, SocketAddr},
-    os::fd::OwnedFd,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt, fchown},
+    },
     process::{Child, Command, Stdio},
 };
 
@@ -80,7 +83,8 @@ fn service(dice: &mut Dice) -> std::io::Result<Vec<Socket>> {
     let (address, v6only) = bind_of(dice);
     let port = (PORTS.start + dice.below(PORTS.end - PORTS.start)) as u16;
     let workers = if dice.one_in(8) { 2 + dice.below(3) } else { 1 };
-    let sockets = (0..workers).map(|_| {
+    let mut owned = Vec::new();
+    for _ in 0..workers {
         let at = SocketAddr::new(address, port);
         let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
         socket.set_reuse_port(workers > 1)?;
@@ -90,9 +94,14 @@ fn service(dice: &mut Dice) -> std::io::Result<Vec<Socket>> {
         socket.bind(&at.into())?;
         // Some beyond net.core.somaxconn, which the kernel cuts.
         socket.listen(dice.below(6000) as i32)?;
-        Ok(socket)
-    });
-    sockets.collect()
+        owned.push(socket);
+    }
+    // Afterwards: the kernel lets only sockets of one user share a port.
+    let uid = dice.below(3) as u32 * 1000;
+    for socket in &owned {
+        fchown(socket, Some(uid), None)?;
+    }
+    Ok(owned)
 }
 
 /// Brings the sockets to exactly [`LISTENERS`].
@@ -142,6 +151,7 @@ struct Row {
     port: u64,
     v6only: bool,
     uid: u64,
+    cgroup_id: u64,
     waiting: u64,
     backlog: u64,
     /// The lowest pid of those that hold it.
@@ -167,7 +177,8 @@ fn by_ss() -> BTreeMap<u64, Row> {
 fn ss_row(line: &str) -> (u64, Row) {
     let words: Vec<&str> = line.split_whitespace().collect();
     let number = |text: &str| -> u64 { text.parse().unwrap_or_else(|_| panic!("no number in {text:?} of {line:?}")) };
-    let value = |name: &str| words.iter().find_map(|word| word.strip_prefix(name)).map(number);
+    let word = |name: &str| words.iter().find_map(|word| word.strip_prefix(name));
+    let value = |name: &str| word(name).map(number);
     let (address, port) = words[3].rsplit_once(':').unwrap();
     let address: IpAddr = match address.trim_matches(['[', ']']) {
         "*" => "::".parse().unwrap(),
@@ -181,11 +192,24 @@ fn ss_row(line: &str) -> (u64, Row) {
         port: number(port),
         v6only: canonical.is_ipv6() && value("v6only:") == Some(1),
         uid: value("uid:").unwrap_or(0),
+        cgroup_id: cgroup_id(word("cgroup:").expect("the kernel and ss tell cgroups")),
         waiting: number(words[1]),
         backlog: number(words[2]),
         pid: pids.min(),
     };
     (value("ino:").unwrap(), row)
+}
+
+/// The id of a cgroup that ss names by its path, or by the id itself where it finds no path.
+fn cgroup_id(name: &str) -> u64 {
+    if let Some(id) = name.strip_prefix("unreachable:") {
+        return u64::from_str_radix(id, 16).unwrap();
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let mount =
+        mounts.find(|mount| mount[2] == "cgroup2").expect("ss has found the path below a cgroup2 mount")[1].to_owned();
+    std::fs::metadata(mount + name).unwrap().ino()
 }
 
 /// What `guestctl ports` says, by inode.
@@ -210,6 +234,7 @@ fn guestctl_row(entry: &Value) -> (u64, Row) {
         port: number("port"),
         v6only: entry["v6only"].as_bool().unwrap(),
         uid: number("uid"),
+        cgroup_id: number("cgroup_id"),
         waiting: number("accept_queue"),
         backlog: number("backlog"),
         pid: entry["process"]["pid"].as_u64(),
