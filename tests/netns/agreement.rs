@@ -277,8 +277,15 @@ fn five_hundred_listeners_of_all_kinds_are_those_of_ss_and_so_they_are_when_half
     assert!(left.len() < LISTENERS && left.values().filter(inherited).count() > 0, "{} are left", left.len());
     fill(&mut dice, &mut sockets);
     let ss = by_ss();
+    let mut rest = String::new();
     eventually("guestctl says what ss says", || {
         let guestctl = by_guestctl(&agent);
-        difference(&ss, &guestctl).is_empty().then_some(())
+        let now = format!("{:?}", difference(&ss, &guestctl));
+        // Each once, so that a failure ends with what is still different.
+        if now != rest {
+            println!("ss, guestctl: {now}");
+            rest = now;
+        }
+        (rest == "[]").then_some(())
     });
 }
