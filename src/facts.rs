@@ -15,6 +15,31 @@ pub struct SocketFact {
     pub uid: u32,
     /// Inode of the socket, unique while it lives.
     pub inode: u64,
+    /// cgroup v2 id of its maker at the time (the inode number of the cgroup's directory), where the kernel tells it.
+    pub cgroup_id: Option<u64>,
+    /// Connections that wait to be accepted, where the kernel tells both figures.
+    pub accept_queue: Option<AcceptQueue>,
+}
+
+/// The established connections of a listening socket that its service has not accepted yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AcceptQueue {
+    /// Connections that wait.
+    pub waiting: u32,
+    /// Backlog of listen(2), cut by the kernel to `net.core.somaxconn`.
+    pub backlog: u32,
+}
+
+impl AcceptQueue {
+    /// Connections that it holds: the kernel takes one more than the backlog (`sk_acceptq_is_full` of `net/sock.h` is `>`).
+    pub fn capacity(self) -> u64 {
+        u64::from(self.backlog) + 1
+    }
+
+    /// Does the kernel drop what comes now?
+    pub fn is_full(self) -> bool {
+        u64::from(self.waiting) >= self.capacity()
+    }
 }
 
 /// An address on an interface.

@@ -28,7 +28,7 @@ const TIMED_OUT: &str =
     r#"{"type":"exit","exit_code":124,"signal":15,"timed_out":true,"duration_ms":1,"cursor":0,"exec_id":"e1"}"#;
 const LISTENERS: &str = r#"[
     {"port":22,"address":"::","family":"ipv6","v6only":false,"scope":"wildcard","exposure":"direct","cause":null,
-     "hint":null,"url":"https://vm-7.vm.vers.sh:22","netns":1,"inode":10,
+     "hint":null,"url":"https://vm-7.vm.vers.sh:22","netns":1,"inode":10,"uid":0,"cgroup_id":1,"backlog":128,"accept_queue":2,
      "process":{"pid":300,"name":"sshd","command":"sshd -D","uid":0,"unit":"ssh.service"}},
     {"port":3000,"address":"0.0.0.0","family":"ipv4","v6only":false,"scope":"wildcard","exposure":"bridged",
      "cause":"ipv4_only_wildcard","hint":"bind [::] to do without","url":"https://vm-7.vm.vers.sh:3000","netns":1,

@@ -31,6 +31,19 @@ pub struct Listener {
     pub netns: u64,
     /// Socket inode, the stable key of the socket.
     pub inode: u64,
+    /// User id of the socket's owner (fchown(2) changes it). This and what follows is absent where an older agent or the kernel
+    /// does not tell it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// cgroup v2 id of the socket's maker: the inode number of the cgroup's directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup_id: Option<u64>,
+    /// Backlog of listen(2) as the kernel keeps it, in connections. It takes one more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<u32>,
+    /// Connections that wait to be accepted now. The queue is full where this is more than `backlog`, and new ones are dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accept_queue: Option<u32>,
 }
 
 /// Address family that clients use.

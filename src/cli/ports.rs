@@ -117,17 +117,24 @@ fn owner(group: &Group<'_>) -> Option<String> {
 fn notes(groups: &[Group<'_>]) -> String {
     let mut notes = String::new();
     for listener in groups.iter().map(|group| group.first) {
-        let Some(cause) = listener.cause else {
-            continue;
+        let why = match listener.cause {
+            Some(cause) => explain(cause),
+            None if has_full_queue(listener) => "it is reached, but new connections are dropped",
+            None => continue,
         };
         let at = SocketAddr::new(listener.address, listener.port);
-        let (how, why) = (exposure(listener.exposure).1, explain(cause));
+        let how = exposure(listener.exposure).1;
         notes.push_str(&format!("{at} is {how}: {why}\n"));
         if let Some(hint) = &listener.hint {
             notes.push_str(&format!("    {}\n", escape(hint)));
         }
     }
     notes
+}
+
+/// Does the kernel drop new connections? It takes one more than the backlog.
+fn has_full_queue(listener: &Listener) -> bool {
+    listener.accept_queue.zip(listener.backlog).is_some_and(|(waiting, backlog)| waiting > backlog)
 }
 
 fn explain(cause: Cause) -> &'static str {
@@ -163,6 +170,10 @@ mod tests {
             process: Some(Process { pid: 412, name: name.into(), command: name.into(), uid: 0, unit: None }),
             netns: 4_026_531_840,
             inode: 1,
+            uid: Some(0),
+            cgroup_id: None,
+            backlog: Some(128),
+            accept_queue: Some(0),
         }
     }
 
@@ -230,6 +241,24 @@ mod tests {
         let text = show(vec![evil], false);
         let controls = text.chars().filter(|c| c.is_control() && *c != '\n');
         assert_eq!(controls.count(), 0, "{text:?}");
+    }
+
+    #[test]
+    fn direct_listener_is_remarked_on_only_where_it_drops_connections() {
+        let with = |waiting| {
+            let mut web = listener("[::]:80", Exposure::Direct, None, "node");
+            (web.backlog, web.accept_queue, web.hint) =
+                (Some(1), Some(waiting), Some("its accept queue is full".into()));
+            show(vec![web], false)
+        };
+        assert_eq!(with(1).lines().count(), 2);
+        insta::assert_snapshot!(with(2), @r"
+        PORT  ADDRESS  EXPOSURE  PROCESS     URL
+        80    [::]     direct    node (412)  -
+
+        [::]:80 is direct: it is reached, but new connections are dropped
+            its accept queue is full
+        ");
     }
 
     #[test]

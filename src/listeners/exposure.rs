@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use crate::{
     api::{BridgePort, BridgePortState, Cause, Exposure, Family, Listener, Process, Scope},
     config::RoutablePorts,
-    facts::{ProcessFact, SocketFact},
+    facts::{AcceptQueue, ProcessFact, SocketFact},
     listeners::{
         Bind, ListenerTable,
         runtimes::{self, Runtime},
@@ -49,11 +49,15 @@ fn listener(table: &ListenerTable, policy: &Policy, bridge: &[BridgePort], socke
         scope: bind.scope,
         exposure: verdict.exposure,
         cause: verdict.cause,
-        hint: verdict.hint,
+        hint: with_queue(verdict.hint, socket.accept_queue),
         url: public_name.map(|name| format!("https://{name}:{}", verdict.public_port)),
         process: table.processes.get(&socket.inode).map(process),
         netns: table.netns,
         inode: socket.inode,
+        uid: Some(socket.uid),
+        cgroup_id: socket.cgroup_id,
+        backlog: socket.accept_queue.map(|queue| queue.backlog),
+        accept_queue: socket.accept_queue.map(|queue| queue.waiting),
     }
 }
 
@@ -151,6 +155,18 @@ fn restrict_to_routed(policy: &Policy, verdict: Verdict) -> Verdict {
         _ => "the platform routes no port to this VM (network.routable_ports)".to_owned(),
     };
     Verdict { exposure: Exposure::Unreachable, cause: Some(Cause::PortNotRoutable), hint: Some(hint), ..verdict }
+}
+
+/// Adds to the hint that new connections are dropped because the service does not take those that it has.
+fn with_queue(hint: Option<String>, queue: Option<AcceptQueue>) -> Option<String> {
+    let Some(queue) = queue.filter(|queue| queue.is_full()) else { return hint };
+    let full = format!(
+        "its accept queue is full ({} of {}): the service does not accept fast enough; look why it is held up, or let it \
+         listen with a larger backlog",
+        queue.waiting,
+        queue.capacity(),
+    );
+    Some(hint.map_or(full.clone(), |hint| format!("{full}. Besides, {hint}")))
 }
 
 fn leads_to(entry: &BridgePort, socket: &SocketFact, bind: Bind) -> bool {
@@ -368,6 +384,28 @@ mod tests {
         it has just begun to listen; if it stays, let PostgreSQL listen on IPv6 too: set `listen_addresses = '*'`; if it is not meant to be public, `'localhost'`
         127.0.0.1 is reached from inside this VM only and is never bridged unasked: what is reachable here is reachable by the whole internet. If it is meant to be public, let the service listen on `::` (IPv6 and IPv4) instead, for example [::]:9000, or run `guestctl bridge add 9000 127.0.0.1:9000`
         "#);
+    }
+
+    #[test]
+    fn full_accept_queue_is_a_hint_from_the_connection_on_that_the_kernel_counts_as_one_too_many() {
+        let hint = |address, waiting, backlog| {
+            let accept_queue = Some(AcceptQueue { waiting, backlog });
+            assess(&table(vec![SocketFact { accept_queue, ..socket(address, 80) }]), &policy(), &[]).remove(0).hint
+        };
+        assert_eq!(hint("::", 0, 0), None);
+        assert_eq!(hint("::", 1, 1), None);
+        assert_eq!(hint("::", u32::MAX, u32::MAX), None);
+        let full = |of| {
+            format!(
+                "its accept queue is full ({of}): the service does not accept fast enough; look why it is held up, or let \
+                 it listen with a larger backlog"
+            )
+        };
+        assert_eq!(hint("::", 2, 1), Some(full("2 of 2")));
+        assert_eq!(hint("::", 1, 0), Some(full("1 of 1")));
+        // What was to be said of the listener before is still said.
+        let both = format!("{}. Besides, {}", full("129 of 129"), hint("fe80::2", 128, 128).unwrap());
+        assert_eq!(hint("fe80::2", 129, 128), Some(both));
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! Who holds which socket, looked up as seldom as possible.
 //!
 //! A look-up walks over every descriptor of every process. It is made for sockets that are new, and for those whose owner has
-//! gone; a socket that nobody holds (its descriptor is in flight, or it is the kernel's own) is looked for at growing intervals.
+//! gone or let them go; a socket that nobody holds (its descriptor is in flight, or it is the kernel's own) is looked for at growing intervals.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     time::{Duration, Instant},
 };
 
-use crate::{facts::ProcessFact, sys::socket_owners};
+use crate::{
+    facts::ProcessFact,
+    sys::socket_owners::{self, Holder},
+};
 
 /// First and longest wait before a socket without an owner is looked for again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -16,7 +19,7 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// Known owners, and sockets that were looked for in vain.
 #[derive(Debug, Default)]
 pub(super) struct SocketOwners {
-    known: BTreeMap<u64, ProcessFact>,
+    known: BTreeMap<u64, Holder>,
     missed: HashMap<u64, Missed>,
 }
 
@@ -29,14 +32,14 @@ struct Missed {
 impl SocketOwners {
     /// Owners of the sockets that listen now.
     pub(super) fn of(&mut self, listening: &HashSet<u64>, now: Instant) -> BTreeMap<u64, ProcessFact> {
-        self.known.retain(|inode, owner| listening.contains(inode) && socket_owners::is_alive(owner.pid));
+        self.known.retain(|inode, holder| listening.contains(inode) && socket_owners::still_holds(holder, *inode));
         self.missed.retain(|inode, _| listening.contains(inode));
         let mut wanted = self.wanted(listening, now);
         if !wanted.is_empty() {
             let found = socket_owners::find(&mut wanted);
             self.learn(found, &wanted, now);
         }
-        self.known.clone()
+        self.known.iter().map(|(inode, holder)| (*inode, holder.process.clone())).collect()
     }
 
     /// Sockets to look for.
@@ -45,7 +48,7 @@ impl SocketOwners {
         listening.iter().copied().filter(|inode| !self.known.contains_key(inode)).filter(due).collect()
     }
 
-    fn learn(&mut self, found: BTreeMap<u64, ProcessFact>, in_vain: &HashSet<u64>, now: Instant) {
+    fn learn(&mut self, found: BTreeMap<u64, Holder>, in_vain: &HashSet<u64>, now: Instant) {
         self.missed.retain(|inode, _| !found.contains_key(inode));
         self.known.extend(found);
         for inode in in_vain {

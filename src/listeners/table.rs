@@ -91,7 +91,8 @@ pub(crate) mod tests {
     pub(crate) fn socket(address: &str, port: u16) -> SocketFact {
         let address: IpAddr = address.parse().unwrap();
         let v6only = address.is_ipv6() && !address.is_unspecified();
-        SocketFact { address, port, v6only, uid: 0, inode: u64::from(port) * 10 }
+        let inode = u64::from(port) * 10;
+        SocketFact { address, port, v6only, uid: 0, inode, cgroup_id: None, accept_queue: None }
     }
 
     /// An address on an interface that is up.

@@ -74,6 +74,23 @@ pub struct Observation {
     pub truncated: bool,
 }
 
+impl Observation {
+    /// Is `next` worth waking those who act on observations?
+    ///
+    /// How many connections wait to be accepted is not: it changes with every look at a busy service, and who asks for a
+    /// report reads the latest anyway.
+    fn is_outdated_by(&self, next: &Self) -> bool {
+        if self == next {
+            return false;
+        }
+        let mut quiet = next.clone();
+        for (socket, before) in quiet.table.sockets.iter_mut().zip(&self.table.sockets) {
+            socket.accept_queue = before.accept_queue;
+        }
+        *self != quiet
+    }
+}
+
 /// The looking thread. It stops when this is dropped.
 #[derive(Debug)]
 pub struct Watcher {
@@ -97,11 +114,11 @@ impl Watcher {
             while !matches!(wishes.recv_timeout(interval), Err(mpsc::RecvTimeoutError::Disconnected)) {
                 let next = looker.look(Some(&publish.borrow()));
                 publish.send_if_modified(|current| {
-                    let changed = **current != next;
-                    if changed {
+                    let news = current.is_outdated_by(&next);
+                    if **current != next {
                         *current = Arc::new(next);
                     }
-                    changed
+                    news
                 });
             }
         })?;
@@ -197,5 +214,29 @@ impl Looker {
             }
         }
         sock_diag::procfs_listening_tcp()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        facts::AcceptQueue,
+        listeners::tests::{socket, table},
+    };
+
+    #[test]
+    fn waiting_connections_wake_nobody_and_a_changed_socket_does() {
+        let observed = |socket, waiting| Observation {
+            table: table(vec![SocketFact { accept_queue: Some(AcceptQueue { waiting, backlog: 1 }), ..socket }]),
+            source: Source::SockDiag,
+            failure: None,
+            truncated: false,
+        };
+        let quiet = observed(socket("::", 80), 0);
+        let busy = observed(socket("::", 80), 1);
+        assert!(quiet != busy && !quiet.is_outdated_by(&busy) && !quiet.is_outdated_by(&quiet));
+        assert!(quiet.is_outdated_by(&observed(socket("0.0.0.0", 80), 0)));
+        assert!(quiet.is_outdated_by(&Observation { table: table(Vec::new()), ..busy }));
     }
 }

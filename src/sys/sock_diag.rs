@@ -5,6 +5,7 @@
 
 use std::io;
 
+use netlink_packet_core::Nla as _;
 use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{AF_INET, AF_INET6, IPPROTO_TCP},
@@ -13,7 +14,10 @@ use netlink_packet_sock_diag::{
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
 use super::netlink;
-use crate::facts::SocketFact;
+use crate::facts::{AcceptQueue, SocketFact};
+
+/// `INET_DIAG_CGROUP_ID` of `linux/inet_diag.h`, a u64. It comes unasked, from Linux 5.9 on.
+const INET_DIAG_CGROUP_ID: u16 = 21;
 
 /// Every listening TCP socket, IPv4 and IPv6.
 ///
@@ -57,13 +61,29 @@ fn dump(family: u8) -> io::Result<Vec<SocketFact>> {
             v6only: response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true))),
             uid: response.header.uid,
             inode: u64::from(response.header.inode),
+            cgroup_id: response.nlas.iter().find_map(cgroup_id),
+            // Of a LISTEN socket these are the length of the accept queue and the backlog (`tcp_diag_get_info`).
+            accept_queue: Some(AcceptQueue {
+                waiting: response.header.recv_queue,
+                backlog: response.header.send_queue,
+            }),
         })
         .collect())
 }
 
+fn cgroup_id(nla: &Nla) -> Option<u64> {
+    let Nla::Other(other) = nla else { return None };
+    let mut bytes = [0; size_of::<u64>()];
+    if other.kind() != INET_DIAG_CGROUP_ID || other.value_len() != bytes.len() {
+        return None;
+    }
+    other.emit_value(&mut bytes);
+    Some(u64::from_ne_bytes(bytes))
+}
+
 /// The same from `/proc/net/tcp` and `tcp6`, for kernels without INET_DIAG.
 ///
-/// These files do not tell dual-stack from IPv6-only sockets: `v6only` is false for all.
+/// These files do not tell dual-stack from IPv6-only sockets: `v6only` is false for all. They have neither cgroups nor backlogs.
 pub fn procfs_listening_tcp() -> io::Result<Vec<SocketFact>> {
     use procfs::net::{TcpState, tcp, tcp6};
     let mut entries = tcp().map_err(io::Error::other)?;
@@ -82,6 +102,8 @@ pub fn procfs_listening_tcp() -> io::Result<Vec<SocketFact>> {
             v6only: false,
             uid: entry.uid,
             inode: entry.inode,
+            cgroup_id: None,
+            accept_queue: None,
         })
         .collect())
 }
@@ -90,9 +112,10 @@ pub fn procfs_listening_tcp() -> io::Result<Vec<SocketFact>> {
 mod tests {
     use std::{
         net::{IpAddr, TcpListener},
-        os::fd::AsRawFd,
+        os::fd::{AsFd, AsRawFd},
     };
 
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use socket2::{Domain, Socket, Type};
 
     use super::*;
@@ -125,9 +148,23 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let from_diag = find(&listening_tcp().unwrap(), &listener);
         let from_procfs = find(&procfs_listening_tcp().unwrap(), &listener);
-        assert_eq!(from_diag, from_procfs);
+        let both_know = SocketFact { cgroup_id: None, accept_queue: None, ..from_diag.clone() };
+        assert_eq!(both_know, from_procfs);
         assert_eq!(from_diag.address, "127.0.0.1".parse::<IpAddr>().unwrap());
         assert_eq!(from_diag.port, listener.local_addr().unwrap().port());
+    }
+
+    #[test]
+    fn backlog_and_waiting_connections_are_those_of_the_socket() {
+        let listener = ipv6_listener("::1", true);
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let queue = || find(&listening_tcp().unwrap(), &listener).accept_queue;
+        assert_eq!(queue(), Some(AcceptQueue { waiting: 0, backlog: 1 }));
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        // The connection is in the queue when the handshake's last packet is there: then the listener can be read from.
+        let mut readable = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut readable, PollTimeout::from(30_000u16)).unwrap(), 1);
+        assert_eq!(queue(), Some(AcceptQueue { waiting: 1, backlog: 1 }));
     }
 
     #[test]

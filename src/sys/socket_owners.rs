@@ -2,18 +2,24 @@
 //!
 //! The walk takes from 1 to some 100 ms with many processes, so callers ask for unknown sockets only.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    path::Path,
-};
+use std::collections::{BTreeMap, HashSet};
 
 use procfs::process::{FDTarget, Process, all_processes};
 
 use crate::{facts::ProcessFact, limits};
 
+/// A process and the descriptor by which it holds a socket.
+#[derive(Debug, Clone)]
+pub struct Holder {
+    /// The process.
+    pub process: ProcessFact,
+    /// Number of its descriptor, the lowest if it has several.
+    pub descriptor: i32,
+}
+
 /// Finds the owners of the sockets in `inodes` and takes out those that were found. Of several processes that share one,
 /// the lowest pid counts.
-pub fn find(inodes: &mut HashSet<u64>) -> BTreeMap<u64, ProcessFact> {
+pub fn find(inodes: &mut HashSet<u64>) -> BTreeMap<u64, Holder> {
     let mut found = BTreeMap::new();
     let Ok(processes) = all_processes() else { return found };
     let mut processes: Vec<_> = processes.flatten().collect();
@@ -21,19 +27,20 @@ pub fn find(inodes: &mut HashSet<u64>) -> BTreeMap<u64, ProcessFact> {
     for process in processes {
         // Processes come and go during the walk; one that is gone holds nothing.
         let Ok(descriptors) = process.fd() else { continue };
-        let held: Vec<u64> = descriptors
+        let held: Vec<(u64, i32)> = descriptors
             .flatten()
             .filter_map(|descriptor| match descriptor.target {
-                FDTarget::Socket(inode) => Some(inode),
+                FDTarget::Socket(inode) => Some((inode, descriptor.fd)),
                 _ => None,
             })
-            .filter(|inode| inodes.remove(inode))
+            .filter(|(inode, _)| inodes.remove(inode))
             .collect();
         if held.is_empty() {
             continue;
         }
         if let Some(fact) = describe(&process) {
-            found.extend(held.into_iter().map(|inode| (inode, fact.clone())));
+            let holder = |descriptor| Holder { process: fact.clone(), descriptor };
+            found.extend(held.into_iter().map(|(inode, descriptor)| (inode, holder(descriptor))));
         }
         if inodes.is_empty() {
             break;
@@ -42,9 +49,12 @@ pub fn find(inodes: &mut HashSet<u64>) -> BTreeMap<u64, ProcessFact> {
     found
 }
 
-/// Is there a process of this id?
-pub fn is_alive(pid: i32) -> bool {
-    Path::new("/proc").join(pid.to_string()).exists()
+/// Does the process still hold the socket by that descriptor?
+///
+/// One readlink(2). A process that lives may have closed it and left it to a child, and a pid may be another process's by now.
+pub fn still_holds(holder: &Holder, inode: u64) -> bool {
+    let link = format!("/proc/{}/fd/{}", holder.process.pid, holder.descriptor);
+    std::fs::read_link(link).is_ok_and(|target| target.to_str() == Some(&format!("socket:[{inode}]")))
 }
 
 fn describe(process: &Process) -> Option<ProcessFact> {
@@ -75,14 +85,18 @@ mod tests {
         let inode = nix::sys::stat::fstat(&listener).unwrap().st_ino;
         let mut unknown = HashSet::from([inode, u64::MAX]);
         let found = find(&mut unknown);
-        assert_eq!(found[&inode].pid, i32::try_from(std::process::id()).unwrap());
-        assert!(!found[&inode].command.is_empty() && listener.as_raw_fd() > 2);
+        assert_eq!(found[&inode].process.pid, i32::try_from(std::process::id()).unwrap());
+        assert!(!found[&inode].process.command.is_empty() && listener.as_raw_fd() > 2);
         assert_eq!(unknown, HashSet::from([u64::MAX]));
     }
 
     #[test]
-    fn a_pid_that_cannot_exist_is_not_alive() {
-        assert!(is_alive(1));
-        assert!(!is_alive(-1));
+    fn process_that_lives_and_has_closed_the_socket_holds_it_no_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let inode = nix::sys::stat::fstat(&listener).unwrap().st_ino;
+        let holder = find(&mut HashSet::from([inode])).remove(&inode).unwrap();
+        assert!(still_holds(&holder, inode) && !still_holds(&holder, inode + 1));
+        drop(listener);
+        assert!(!still_holds(&holder, inode));
     }
 }

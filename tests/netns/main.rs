@@ -3,8 +3,10 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
 
+mod agreement;
 mod bridge;
 mod namespace;
+mod queue;
 mod relay;
 mod restart;
 #[expect(dead_code, reason = "the agent's own tests use the rest")]
