@@ -4,6 +4,8 @@
 //! table, the policy and the state of the bridge. Nothing here acts on a socket.
 
 mod exposure;
+mod look;
+mod own;
 mod owners;
 mod runtimes;
 mod table;
@@ -12,5 +14,7 @@ pub(crate) use table::tests;
 mod watch;
 
 pub use exposure::{Policy, assess};
+pub use look::{Observation, Source};
+pub use own::OwnSockets;
 pub use table::{Bind, ListenerTable};
-pub use watch::{LookNow, Observation, OwnSockets, Source, Watcher};
+pub use watch::{LookNow, Watcher};
