@@ -1,0 +1,64 @@
+//! `just bench listeners`: what a look at the listeners costs beside `ss` and beside a parse of /proc/net/tcp, and how soon a watcher
+//! hears of a new one.
+//!
+//! In a network namespace of the bench's own, so that the sockets are those that it made. All in one run and round by round; medians
+//! over the rounds count. See README.md beside the kit for what each row is.
+
+#![expect(dead_code, reason = "the kit serves the other benches too")]
+
+mod latency;
+mod look;
+mod report;
+mod scene;
+
+#[path = "../kit/mod.rs"]
+mod kit;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use look::Looks;
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::resource::{Resource, setrlimit},
+};
+use report::Report;
+use scene::{SCENES, Scene};
+
+/// Rounds; the medians count.
+const ROUNDS: usize = 3;
+
+/// Descriptors of the bench: both ends of 10,000 connections, and room for the rest.
+const DESCRIPTORS: u64 = 32 * 1024;
+
+fn main() -> ExitCode {
+    match bench() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("the bench could not be run: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench() -> Result<bool> {
+    // Before there is another thread: all of them, and all that is started, are in it then.
+    unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of one's own is needed: be root")?;
+    scene::loopback_up()?;
+    setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS)
+        .with_context(|| format!("raising the limit on descriptors to {DESCRIPTORS}: be root"))?;
+
+    let mut report = Report::default();
+    for round in 0..ROUNDS {
+        for spec in SCENES {
+            eprintln!("round {} of {ROUNDS}: {spec}", round + 1);
+            let scene = Scene::set(spec)?;
+            let looks = Looks::start()?;
+            report.add_looks(spec, looks.measure(&scene)?);
+        }
+        eprintln!("round {} of {ROUNDS}: events", round + 1);
+        report.add_latencies(latency::measure()?);
+    }
+    report.show_and_write()
+}
