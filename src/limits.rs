@@ -167,6 +167,13 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(75);
 /// Listeners in the table. A VM with more is broken or hostile; the report says that it is cut.
 pub const LISTENERS: usize = 4096;
 
+/// Events of listening sockets that wait for the agent, in bytes of a BPF ring buffer, 32 each. The 2,000 or so of a storm that come
+/// while a look is under way; more are not lost, but not told one by one.
+pub const LISTENER_RING_BYTES: usize = 64 * 1024;
+
+/// What the BPF verifier says of a program that it refuses, in bytes; only the end is shown.
+pub const BPF_LOG_BYTES: usize = 64 * 1024;
+
 /// Command line shown for a process, in bytes.
 pub const PROCESS_COMMAND_BYTES: usize = 512;
 

@@ -3,6 +3,8 @@
 #[cfg(feature = "agent")]
 pub mod allocator;
 #[cfg(feature = "agent")]
+pub mod bpf;
+#[cfg(feature = "agent")]
 pub mod cgroup;
 pub mod files;
 #[cfg(feature = "agent")]
