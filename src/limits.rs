@@ -171,6 +171,30 @@ pub const LISTENERS: usize = 4096;
 /// while a look is under way; more are not lost, but not told one by one.
 pub const LISTENER_RING_BYTES: usize = 64 * 1024;
 
+/// Time between two looks at the listeners in a storm of events: at its beginning, and when it lasts. What is heard first is
+/// answered at once.
+pub const LISTENER_LOOK_GAP: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
+
+/// One part in so many of a CPU is what looks at the listeners may take in the long run, however many sockets there are.
+pub const LISTENER_LOOK_SHARE: u32 = 5;
+
+/// CPU time that looks at the listeners may take beyond their share before they are held back.
+pub const LISTENER_LOOK_BURST: Duration = Duration::from_millis(50);
+
+/// First and longest wait before the listeners are looked at again because a look failed, or showed a socket that the kernel is
+/// about to close.
+pub const LISTENER_LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
+
+/// For the kernel to close a socket of which it said that it would. It takes microseconds, unless the closing process is held up.
+pub const LISTENER_CLOSING_TIME: Duration = Duration::from_secs(5);
+
+/// The longest time between two looks at the listeners where there are no events, unless `listeners.poll_ms` is longer.
+pub const LISTENER_POLL_LONGEST: Duration = Duration::from_secs(1);
+
+/// For a fresh look at the listeners on somebody's behalf; then he gets the last one. With thousands of sockets and processes one takes some
+/// 100 ms.
+pub const LISTENER_FRESH_TIME: Duration = Duration::from_secs(2);
+
 /// What the BPF verifier says of a program that it refuses, in bytes; only the end is shown.
 pub const BPF_LOG_BYTES: usize = 64 * 1024;
 

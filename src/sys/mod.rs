@@ -24,4 +24,6 @@ pub mod sock_diag;
 #[cfg(feature = "agent")]
 pub mod socket_owners;
 #[cfg(feature = "agent")]
+pub mod subscription;
+#[cfg(feature = "agent")]
 pub mod tcp;
