@@ -195,6 +195,9 @@ pub const LISTENER_POLL_LONGEST: Duration = Duration::from_secs(1);
 /// 100 ms.
 pub const LISTENER_FRESH_TIME: Duration = Duration::from_secs(2);
 
+/// Programs of one kind at one cgroup: the kernel's own limit (BPF_CGROUP_MAX_PROGS).
+pub const BPF_PROGRAMS: usize = 64;
+
 /// What the BPF verifier says of a program that it refuses, in bytes; only the end is shown.
 pub const BPF_LOG_BYTES: usize = 64 * 1024;
 

@@ -52,7 +52,7 @@ impl Watcher {
     /// # Errors
     /// The thread could not be made.
     pub fn spawn(settings: WatchSettings, own: OwnSockets) -> io::Result<Self> {
-        let wishes = Arc::new(Wishes { asked: AtomicU64::new(0), stop: AtomicBool::new(false), bell: Bell::new()? });
+        let wishes = Arc::new(Wishes::new()?);
         // Before the first look, so that nothing falls between.
         let (mut sources, mut events) = Sources::open(settings.events, wishes.bell.clone());
         let mut looker = Looker::new(own);
@@ -102,8 +102,17 @@ impl Drop for Watcher {
 struct Wishes {
     /// Looks that were asked for.
     asked: AtomicU64,
+    /// Looks that were made.
+    made: AtomicU64,
     stop: AtomicBool,
     bell: Bell,
+}
+
+impl Wishes {
+    fn new() -> io::Result<Self> {
+        let (asked, made, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+        Ok(Self { asked, made, stop, bell: Bell::new()? })
+    }
 }
 
 /// A way to ask for a look before its time.
@@ -129,6 +138,11 @@ impl LookNow {
         let mut answered = self.answered.clone();
         // An error is the end of the thread, after which there is nothing newer either.
         let _ = tokio::time::timeout(limits::LISTENER_FRESH_TIME, answered.wait_for(|done| *done >= wish)).await;
+    }
+
+    /// How many looks have been made.
+    pub fn looks(&self) -> u64 {
+        self.wishes.made.load(Ordering::Relaxed)
     }
 
     fn ask(&self) -> u64 {
@@ -190,6 +204,7 @@ impl Watching {
             }
             news
         });
+        self.wishes.made.fetch_add(1, Ordering::Relaxed);
         self.answer.send_replace(wish);
         let cost = cpu_time().saturating_sub(cpu_before);
         let owners_due = self.looker.next_retry();

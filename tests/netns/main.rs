@@ -5,6 +5,8 @@
 
 mod agreement;
 mod bridge;
+mod events;
+mod flood;
 mod namespace;
 mod queue;
 mod relay;

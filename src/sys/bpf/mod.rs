@@ -18,5 +18,5 @@ mod ring;
 pub use assembler::{Assembler, AssemblyError, Helper, Label};
 pub use instruction::{Arithmetic, Condition, Instruction, Operand, Register, Width};
 pub use listen::{Change, ListenEvent, ListenEvents, Missing};
-pub use object::{BpfError, CgroupLink, Map, Program, ProgramKind};
+pub use object::{BpfError, CgroupLink, Map, Program, ProgramKind, attached_to_cgroup};
 pub use ring::{Ring, Taken};

@@ -19,6 +19,7 @@ use crate::limits;
 /// Commands of bpf(2).
 const MAP_CREATE: libc::c_int = 0;
 const PROG_LOAD: libc::c_int = 5;
+const PROG_QUERY: libc::c_int = 16;
 const LINK_CREATE: libc::c_int = 28;
 /// BPF_MAP_TYPE_RINGBUF, Linux 5.8.
 const RING_BUFFER: u32 = 27;
@@ -111,6 +112,17 @@ struct LinkCreate {
     target_fd: RawFd,
     attach_type: u32,
     flags: u32,
+}
+
+#[repr(C)]
+struct ProgQuery {
+    target_fd: RawFd,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    padding: u32,
 }
 
 /// Makes an object. Its descriptor is close-on-exec.
@@ -251,6 +263,31 @@ fn verifier_log(mut attributes: ProgLoad) -> String {
     let text = CStr::from_bytes_until_nul(&log).map(|log| log.to_string_lossy().into_owned()).unwrap_or_default();
     let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(LOG_LINES)..].join(" | ")
+}
+
+/// Ids of the programs of this kind that are attached to a cgroup, given by its directory.
+///
+/// # Errors
+/// It is no cgroup, there are more than `limits::BPF_PROGRAMS`, or there is no right to it.
+pub fn attached_to_cgroup(kind: ProgramKind, cgroup: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; limits::BPF_PROGRAMS];
+    let mut query = ProgQuery {
+        target_fd: cgroup.as_raw_fd(),
+        attach_type: kind.attach,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: ids.as_mut_ptr().expose_provenance() as u64,
+        prog_cnt: ids.len() as u32,
+        padding: 0,
+    };
+    let length = size_of::<ProgQuery>();
+    // SAFETY: the struct is that of BPF_PROG_QUERY; the kernel writes to it, and as many ids as it says that there is room for.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, PROG_QUERY, std::ptr::from_mut(&mut query), length) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    ids.truncate(query.prog_cnt as usize);
+    Ok(ids)
 }
 
 /// A program's place at a cgroup. It is gone when this is dropped, and with the process.
