@@ -171,15 +171,17 @@ pub const LISTENERS: usize = 4096;
 /// while a look is under way; more are not lost, but not told one by one.
 pub const LISTENER_RING_BYTES: usize = 64 * 1024;
 
-/// Time between two looks at the listeners in a storm of events: at its beginning, and when it lasts. What is heard first is
-/// answered at once.
-pub const LISTENER_LOOK_GAP: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
+/// The least time between two looks at the listeners, those apart that somebody waits for.
+pub const LISTENER_LOOK_GAP: Duration = Duration::from_millis(1);
 
-/// One part in so many of a CPU is what looks at the listeners may take in the long run, however many sockets there are.
-pub const LISTENER_LOOK_SHARE: u32 = 5;
+/// One part in so many of a CPU is what looks at the listeners may take in the long run, however many sockets come and go.
+pub const LISTENER_LOOK_SHARE: u32 = 4;
 
-/// CPU time that looks at the listeners may take beyond their share before they are held back.
-pub const LISTENER_LOOK_BURST: Duration = Duration::from_millis(50);
+/// CPU time that each look counts for at least: with the share, no more than 100 a second in the long run.
+pub const LISTENER_LOOK_COST: Duration = Duration::from_micros(2500);
+
+/// CPU time that looks at the listeners may take beyond their share before they are held back: 40 looks at once.
+pub const LISTENER_LOOK_BURST: Duration = Duration::from_millis(100);
 
 /// First and longest wait before the listeners are looked at again because a look failed, or showed a socket that the kernel is
 /// about to close.
@@ -188,8 +190,9 @@ pub const LISTENER_LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(1),
 /// For the kernel to close a socket of which it said that it would. It takes microseconds, unless the closing process is held up.
 pub const LISTENER_CLOSING_TIME: Duration = Duration::from_secs(5);
 
-/// The longest time between two looks at the listeners where there are no events, unless `listeners.poll_ms` is longer.
-pub const LISTENER_POLL_LONGEST: Duration = Duration::from_secs(1);
+/// The longest time between two looks at the listeners where there are no events, unless `listeners.poll_ms` is longer. A little over a
+/// second, so that an idle agent, preempted now and then, is not switched to more than once a second.
+pub const LISTENER_POLL_LONGEST: Duration = Duration::from_millis(1100);
 
 /// For a fresh look at the listeners on somebody's behalf; then he gets the last one. With thousands of sockets and processes one takes some
 /// 100 ms.

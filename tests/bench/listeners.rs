@@ -22,10 +22,10 @@ use numbers::{Spread, median};
 use serde_json::json;
 
 /// Listeners that are timed.
-const ROUNDS: u32 = 1000;
+const ROUNDS: u32 = 500;
 
-/// From one to the next: no multiple of anything in the agent.
-const DISTANCE: Duration = Duration::from_millis(23);
+/// From one to the next: no multiple of anything in the agent, and no storm.
+const DISTANCE: Duration = Duration::from_millis(83);
 
 /// Connections for the cost of one.
 const CONNECTIONS: u32 = 20_000;

@@ -58,8 +58,9 @@ fn listeners_that_flap_do_not_starve_the_agent_and_their_last_state_is_seen() {
     }
     let (took, looked, used) = (began.elapsed(), looks(&agent) - looks_before, cpu(&agent) - cpu_before);
     println!("{flaps} flaps in {took:?}: {looked} looks, {used:?} of CPU time");
-    // At its beginning a storm has a few more.
-    let most = took.as_millis() / limits::LISTENER_LOOK_GAP.1.as_millis() + 10 + asked;
+    let at_once = limits::LISTENER_LOOK_BURST.as_micros() / limits::LISTENER_LOOK_COST.as_micros();
+    let apart = limits::LISTENER_LOOK_COST * limits::LISTENER_LOOK_SHARE;
+    let most = took.as_millis() / apart.as_millis() + at_once + asked + 1;
     assert!(u128::from(looked) <= most, "{looked} looks for {flaps} flaps in {took:?}");
     assert!(used < took / 2, "{used:?} of CPU time in {took:?}");
 
