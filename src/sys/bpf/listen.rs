@@ -5,7 +5,7 @@
 //! and the result is always 1, which is "go on".
 //!
 //! A connection inherits its listener's wish to be called for changes of state, so the program also runs three or four times
-//! in the life of each accepted connection; that is five instructions each time.
+//! in the life of each accepted connection; that is eight instructions each time.
 
 use std::{
     fs::{File, OpenOptions},
