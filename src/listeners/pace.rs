@@ -26,7 +26,6 @@ pub(super) enum Step {
 /// A look, as far as the next one depends on it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Looked {
-    pub(super) begun: Instant,
     pub(super) ended: Instant,
     /// CPU time.
     pub(super) cost: Duration,
@@ -120,7 +119,7 @@ mod tests {
 
     /// A look at `at` that takes and costs `cost`.
     fn look(at: Instant, cost: Duration) -> Looked {
-        Looked { begun: at, ended: at + cost, cost, news: false, again: false, owners_due: None }
+        Looked { ended: at + cost, cost, news: false, again: false, owners_due: None }
     }
 
     /// Milliseconds of the looks that are made within `time`; `heard` says whether something is heard in a millisecond.

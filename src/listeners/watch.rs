@@ -208,7 +208,7 @@ impl Watching {
         self.answer.send_replace(wish);
         let cost = cpu_time().saturating_sub(cpu_before);
         let owners_due = self.looker.next_retry();
-        self.pace.looked(Looked { begun, ended: Instant::now(), cost, news, again, owners_due });
+        self.pace.looked(Looked { ended: Instant::now(), cost, news, again, owners_due });
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::TcpListener,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };

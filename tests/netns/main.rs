@@ -11,6 +11,5 @@ mod namespace;
 mod queue;
 mod relay;
 mod restart;
-#[expect(dead_code, reason = "the agent's own tests use the rest")]
 #[path = "../support/mod.rs"]
 mod support;
