@@ -18,6 +18,7 @@ const COUNT: &str = "set -eu
 pid=$(systemctl show --property=MainPID --value guestd.service)
 count() { for task in /proc/$pid/task/*; do echo $(cat $task/comm) $(sed -n 's/.*ctxt_switches:\\t//p' $task/status); done; }
 sum() { awk '{ sum += $(NF - 1) + $NF } END { print sum }'; }
+systemctl is-system-running --wait >/dev/null || :
 sleep CALM; before=$(count); sleep IDLE; after=$(count)
 echo $(($(echo \"$after\" | sum) - $(echo \"$before\" | sum)))
 echo \"$before\"; echo to; echo \"$after\"";
@@ -47,6 +48,7 @@ fn an_idle_agent_is_not_woken_once_with_events_and_once_a_second_at_most_without
     ensure!(said.ends_with("events: bpf"), "the kernel has BPF, and health says: {said}");
     let info: Info = vm.ctl(["--json", "info"])?.ok()?.json()?;
     ensure!(info.features.iter().any(|feature| feature == "listener_events"), "{info:?}");
+    vm.wait_listener("sshd listens", |listener| listener.port == 22)?;
     let ssh = vm.ssh();
     let woken = switches(&ssh)?;
     ensure!(woken == 0, "the agent was switched to {woken} times in {IDLE} idle seconds");
