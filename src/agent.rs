@@ -22,7 +22,7 @@ use crate::{
     files::Trees,
     health::Part,
     limits,
-    listeners::{LookNow, OwnSockets, Watcher},
+    listeners::{LookNow, OwnSockets, WatchSettings, Watcher},
     server::{self, Agent, Phase, Sockets, UnixEndpoint, VsockEndpoint},
     sys::rtnl,
 };
@@ -49,7 +49,8 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
 
     let unix = UnixEndpoint::bind(&config.socket)?;
     let own = OwnSockets::default();
-    let watcher = Watcher::spawn(config.poll_interval, own.clone()).context("starting the listeners' thread")?;
+    let watch = WatchSettings { events: config.listener_events, poll_interval: config.poll_interval };
+    let watcher = Watcher::spawn(watch, own.clone()).context("starting the listeners' thread")?;
     let settings = Settings {
         auto: config.bridge_auto,
         rules: config.bridge_rules.clone(),
@@ -76,6 +77,8 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
         trees: Trees::default(),
         cgroup,
         observations: watcher.observations(),
+        looker: watcher.looker(),
+        listener_events: watcher.events().clone(),
         bridge: bridge_handle,
         vsock,
         guest_address,

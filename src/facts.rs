@@ -15,6 +15,8 @@ pub struct SocketFact {
     pub uid: u32,
     /// Inode of the socket, unique while it lives.
     pub inode: u64,
+    /// Cookie of the socket (SO_COOKIE), never used again; /proc/net does not tell it.
+    pub cookie: Option<u64>,
     /// cgroup v2 id of its maker at the time (the inode number of the cgroup's directory), where the kernel tells it.
     pub cgroup_id: Option<u64>,
     /// Connections that wait to be accepted, where the kernel tells both figures.

@@ -5,7 +5,7 @@ use crate::{
     bridge::{BridgeState, PseudoIpv4State},
     config::Problem,
     keys::KeysStatus,
-    listeners::{Observation, Source},
+    listeners::{Events, Observation, Source},
 };
 
 /// What the parts know of themselves.
@@ -23,6 +23,8 @@ pub struct Inputs<'a> {
     pub config: &'a [Problem],
     /// Last look at the listeners.
     pub observation: &'a Observation,
+    /// How it is known when to look at them.
+    pub listener_events: &'a Events,
     /// The bridge.
     pub bridge: &'a BridgeState,
     /// Does the kernel have IPv6 at all?
@@ -46,7 +48,7 @@ pub fn assess(inputs: &Inputs<'_>) -> (Status, Vec<Check>) {
         check("vsock", inputs.vsock.clone()),
         check("ipv6", ipv6(inputs)),
         check("cgroup2", inputs.cgroup.clone()),
-        check("listeners", listeners(inputs.observation)),
+        check("listeners", listeners(inputs.observation, inputs.listener_events)),
         check("bridge", bridge(inputs.bridge)),
         check("pseudo_ipv4", pseudo_ipv4(inputs.bridge)),
         check("keys", keys(inputs.keys)),
@@ -85,7 +87,7 @@ fn ipv6(inputs: &Inputs<'_>) -> Part {
     Part::Ok(addresses.join(", "))
 }
 
-fn listeners(observation: &Observation) -> Part {
+fn listeners(observation: &Observation, events: &Events) -> Part {
     match observation {
         Observation { failure: Some(why), .. } => {
             Part::Failed(format!("looking for listeners failed: {why}; what is reported may be old"))
@@ -97,7 +99,7 @@ fn listeners(observation: &Observation) -> Part {
             "the kernel has no INET_DIAG; /proc/net/tcp6 is read instead, in which IPv6-only sockets look like dual-stack ones"
                 .to_owned(),
         ),
-        Observation { table, .. } => Part::Ok(format!("{} by sock_diag", table.sockets.len())),
+        Observation { table, .. } => Part::Ok(format!("{} by sock_diag; {events}", table.sockets.len())),
     }
 }
 
@@ -189,6 +191,7 @@ mod tests {
             guest_address: &vm.guest_address,
             config: &vm.config,
             observation: &vm.observation,
+            listener_events: &Events::Bpf,
             bridge: &vm.bridge,
             ipv6_in_kernel: vm.ipv6_in_kernel,
         });

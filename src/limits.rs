@@ -167,6 +167,43 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(75);
 /// Listeners in the table. A VM with more is broken or hostile; the report says that it is cut.
 pub const LISTENERS: usize = 4096;
 
+/// Events of listening sockets that wait for the agent, in bytes of a BPF ring buffer, 32 each. The 2,000 or so of a storm that come
+/// while a look is under way; more are not lost, but not told one by one.
+pub const LISTENER_RING_BYTES: usize = 64 * 1024;
+
+/// The least time between two looks at the listeners, those apart that somebody waits for.
+pub const LISTENER_LOOK_GAP: Duration = Duration::from_millis(1);
+
+/// One part in so many of a CPU is what looks at the listeners may take in the long run, however many sockets come and go.
+pub const LISTENER_LOOK_SHARE: u32 = 4;
+
+/// CPU time that each look counts for at least: with the share, no more than 100 a second in the long run.
+pub const LISTENER_LOOK_COST: Duration = Duration::from_micros(2500);
+
+/// CPU time that looks at the listeners may take beyond their share before they are held back: 40 looks at once.
+pub const LISTENER_LOOK_BURST: Duration = Duration::from_millis(100);
+
+/// First and longest wait before the listeners are looked at again because a look failed, or showed a socket that the kernel is
+/// about to close.
+pub const LISTENER_LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
+
+/// For the kernel to close a socket of which it said that it would. It takes microseconds, unless the closing process is held up.
+pub const LISTENER_CLOSING_TIME: Duration = Duration::from_secs(5);
+
+/// The longest time between two looks at the listeners where there are no events, unless `listeners.poll_ms` is longer. A little over a
+/// second, so that an idle agent, preempted now and then, is not switched to more than once a second.
+pub const LISTENER_POLL_LONGEST: Duration = Duration::from_millis(1100);
+
+/// For a fresh look at the listeners on somebody's behalf; then he gets the last one. With thousands of sockets and processes one takes some
+/// 100 ms.
+pub const LISTENER_FRESH_TIME: Duration = Duration::from_secs(2);
+
+/// Programs of one kind at one cgroup: the kernel's own limit (BPF_CGROUP_MAX_PROGS).
+pub const BPF_PROGRAMS: usize = 64;
+
+/// What the BPF verifier says of a program that it refuses, in bytes; only the end is shown.
+pub const BPF_LOG_BYTES: usize = 64 * 1024;
+
 /// Command line shown for a process, in bytes.
 pub const PROCESS_COMMAND_BYTES: usize = 512;
 

@@ -29,7 +29,8 @@ pub struct Info {
     pub disk_total_bytes: u64,
     /// Root file system: bytes free for users.
     pub disk_available_bytes: u64,
-    /// What this build and kernel offer: `vsock`, `cgroup2`, `ipv6`, `bridge`, …
+    /// What this build and kernel offer: `vsock`, `cgroup2`, `ipv6`, `bridge`, … `listener_events` is that the kernel tells of
+    /// listeners by itself.
     pub features: Vec<String>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, net::Ipv6Addr, path::PathBuf, str::FromStr, time::Duration};
 
-use super::{Config, GuestAddress, LogLevel, RoutablePorts, Secret};
+use super::{Config, GuestAddress, ListenerEvents, LogLevel, RoutablePorts, Secret};
 use crate::api::BridgeRule;
 
 type Setter = fn(&mut Config, &str) -> Result<(), &'static str>;
@@ -58,6 +58,14 @@ const KEYS: &[(&str, Setter)] = &[
     ("bridge.rules", |config, value| {
         config.bridge_rules =
             list(value).map(bridge_rule).collect::<Option<_>>().ok_or("PORT=IPV4:PORT, separated by commas")?;
+        Ok(())
+    }),
+    ("listeners.events", |config, value| {
+        config.listener_events = match value {
+            "auto" => ListenerEvents::Auto,
+            "poll" => ListenerEvents::Poll,
+            _ => return Err("auto or poll"),
+        };
         Ok(())
     }),
     ("listeners.poll_ms", |config, value| {

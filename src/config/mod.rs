@@ -43,6 +43,8 @@ pub struct Config {
     pub bridge_rules: Vec<BridgeRule>,
     /// `listeners.poll_ms`: time between two looks at the listeners.
     pub poll_interval: Duration,
+    /// `listeners.events`.
+    pub listener_events: ListenerEvents,
     /// `exec.max_running`: execs at once.
     pub exec_max_running: usize,
     /// `exec.replay_bytes`: output of one exec that can be read again.
@@ -71,6 +73,7 @@ impl Default for Config {
             bridge_auto: true,
             bridge_rules: Vec::new(),
             poll_interval: Duration::from_millis(250),
+            listener_events: ListenerEvents::Auto,
             exec_max_running: limits::EXECS_RUNNING,
             exec_replay_bytes: limits::EXEC_REPLAY_BYTES,
             exec_replay_total_bytes: limits::EXEC_REPLAY_TOTAL_BYTES,
@@ -173,6 +176,15 @@ pub struct GuestAddress {
     pub mtu: Option<u32>,
 }
 
+/// How the agent learns that something listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerEvents {
+    /// By BPF, and where that does not work by looking.
+    Auto,
+    /// By looking.
+    Poll,
+}
+
 /// How much is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are the field's own")]
@@ -235,6 +247,7 @@ mod tests {
                 ("bridge.auto", "off"),
                 ("log.level", "debug"),
                 ("listeners.poll_ms", "1000"),
+                ("listeners.events", "poll"),
                 ("auth_token", "s3cret"),
                 ("exec.replay_bytes", "65536"),
                 ("exec.replay_total_bytes", "1048576"),
@@ -256,7 +269,7 @@ mod tests {
         assert_eq!(config.bridge_rules, [BridgeRule { listen: 8080, to: "127.0.0.1:3000".parse().unwrap() }]);
         assert!(!config.bridge_auto);
         assert_eq!(config.log_level, LogLevel::Debug);
-        assert_eq!(config.poll_interval, Duration::from_secs(1));
+        assert_eq!((config.poll_interval, config.listener_events), (Duration::from_secs(1), ListenerEvents::Poll));
         assert_eq!((config.exec_replay_bytes, config.exec_replay_total_bytes), (65536, 1_048_576));
         assert_eq!((config.exec_spill_dir, config.exec_spill_bytes), (PathBuf::from("/var/spill"), 0));
     }

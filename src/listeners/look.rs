@@ -67,6 +67,17 @@ impl Looker {
         Self { own, owners: SocketOwners::default(), source: Source::SockDiag, looks: 0 }
     }
 
+    /// A socket began to listen in the network namespace with this cookie, where the kernel tells it.
+    pub(super) fn notice(&mut self, netns_cookie: Option<u64>) {
+        // Only this namespace is looked at yet.
+        let _ = netns_cookie;
+    }
+
+    /// When to look again for the sake of a socket whose owner was not found.
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        self.owners.next_retry()
+    }
+
     /// Looks; `last` is what stands when the look fails.
     pub(super) fn look(&mut self, last: Option<&Observation>) -> Observation {
         match self.table() {

@@ -1,13 +1,16 @@
 //! Which TCP sockets listen in this VM, who owns them, and can the platform's IPv6-only proxy reach them?
 //!
-//! `watch` looks (a thread of its own) and publishes a [`ListenerTable`]; [`assess`] judges it, as a pure function of the
-//! table, the policy and the state of the bridge. Nothing here acts on a socket.
+//! `watch` looks (a thread of its own) and publishes a [`ListenerTable`]; `sources` tells it when there is cause to, `pace` how
+//! often; [`assess`] judges the table, as a pure function of it, the policy and the state of the bridge. Nothing here acts on a
+//! socket.
 
 mod exposure;
 mod look;
 mod own;
 mod owners;
+mod pace;
 mod runtimes;
+mod sources;
 mod table;
 #[cfg(test)]
 pub(crate) use table::tests;
@@ -16,5 +19,6 @@ mod watch;
 pub use exposure::{Policy, assess};
 pub use look::{Observation, Source};
 pub use own::OwnSockets;
+pub use sources::Events;
 pub use table::{Bind, ListenerTable};
-pub use watch::{LookNow, Watcher};
+pub use watch::{LookNow, WatchSettings, Watcher};

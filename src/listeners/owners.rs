@@ -27,6 +27,8 @@ pub(super) struct SocketOwners {
 struct Missed {
     again_at: Instant,
     wait: Duration,
+    /// It has been looked for after the longest wait, too, and is no more cause for a look.
+    given_up: bool,
 }
 
 impl SocketOwners {
@@ -42,6 +44,12 @@ impl SocketOwners {
         self.known.iter().map(|(inode, holder)| (*inode, holder.process.clone())).collect()
     }
 
+    /// When the next socket is to be looked for again. A socket that nobody ever owns does not wake the VM for ever: after the longest
+    /// wait it is looked for only when there is a look anyway.
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        self.missed.values().filter(|missed| !missed.given_up).map(|missed| missed.again_at).min()
+    }
+
     /// Sockets to look for.
     fn wanted(&self, listening: &HashSet<u64>, now: Instant) -> HashSet<u64> {
         let due = |inode: &u64| self.missed.get(inode).is_none_or(|missed| missed.again_at <= now);
@@ -52,8 +60,11 @@ impl SocketOwners {
         self.missed.retain(|inode, _| !found.contains_key(inode));
         self.known.extend(found);
         for inode in in_vain {
-            let wait = self.missed.get(inode).map_or(RETRY.0, |missed| (missed.wait * 2).min(RETRY.1));
-            self.missed.insert(*inode, Missed { again_at: now + wait, wait });
+            let (wait, given_up) = self
+                .missed
+                .get(inode)
+                .map_or((RETRY.0, false), |missed| ((missed.wait * 2).min(RETRY.1), missed.wait == RETRY.1));
+            self.missed.insert(*inode, Missed { again_at: now + wait, wait, given_up });
         }
     }
 }
@@ -76,6 +87,20 @@ mod tests {
             }
         }
         assert_eq!(looked_at, [0, 1, 3, 7, 15, 31, 63, 123, 183]);
+    }
+
+    #[test]
+    fn retries_end_after_the_longest_wait() {
+        let (mut owners, mut now) = (SocketOwners::default(), Instant::now());
+        assert_eq!(owners.next_retry(), None);
+        let mut waits = Vec::new();
+        owners.learn(BTreeMap::new(), &HashSet::from([7]), now);
+        while let Some(next) = owners.next_retry() {
+            waits.push((next - now).as_secs());
+            now = next;
+            owners.learn(BTreeMap::new(), &owners.wanted(&HashSet::from([7]), now), now);
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60]);
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub(crate) mod tests {
         let address: IpAddr = address.parse().unwrap();
         let v6only = address.is_ipv6() && !address.is_unspecified();
         let inode = u64::from(port) * 10;
-        SocketFact { address, port, v6only, uid: 0, inode, cgroup_id: None, accept_queue: None }
+        SocketFact { address, port, v6only, uid: 0, inode, cookie: None, cgroup_id: None, accept_queue: None }
     }
 
     /// An address on an interface that is up.

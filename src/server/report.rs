@@ -20,7 +20,7 @@ use crate::{
     files::Trees,
     health::{self, Part},
     keys,
-    listeners::{self, Observation, Policy},
+    listeners::{self, Events, LookNow, Observation, Policy},
 };
 
 /// Everything that the routes use. Shared by all connections.
@@ -38,6 +38,10 @@ pub struct Agent {
     pub cgroup: Part,
     /// Latest look at the listeners.
     pub observations: watch::Receiver<Arc<Observation>>,
+    /// A way to a newer one.
+    pub looker: LookNow,
+    /// How it is known when to look.
+    pub listener_events: Events,
     /// The bridge.
     pub bridge: BridgeHandle,
     /// The host's way in, if its port could be bound.
@@ -103,6 +107,7 @@ impl Agent {
             guest_address: &guest_address,
             config: &self.problems,
             observation: &observation,
+            listener_events: &self.listener_events,
             bridge: &self.bridge.state(),
             ipv6_in_kernel: has_ipv6(),
         });
@@ -166,6 +171,7 @@ impl Agent {
                 .iter()
                 .filter(|check| works(check))
                 .map(|check| check.name.clone())
+                .chain((self.listener_events == Events::Bpf).then(|| "listener_events".to_owned()))
                 .collect(),
         }
     }

@@ -3,6 +3,8 @@
 #[cfg(feature = "agent")]
 pub mod allocator;
 #[cfg(feature = "agent")]
+pub mod bpf;
+#[cfg(feature = "agent")]
 pub mod cgroup;
 pub mod files;
 #[cfg(feature = "agent")]
@@ -21,5 +23,7 @@ pub mod rtnl;
 pub mod sock_diag;
 #[cfg(feature = "agent")]
 pub mod socket_owners;
+#[cfg(feature = "agent")]
+pub mod subscription;
 #[cfg(feature = "agent")]
 pub mod tcp;

@@ -61,6 +61,7 @@ fn dump(family: u8) -> io::Result<Vec<SocketFact>> {
             v6only: response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true))),
             uid: response.header.uid,
             inode: u64::from(response.header.inode),
+            cookie: Some(cookie(response.header.socket_id.cookie)),
             cgroup_id: response.nlas.iter().find_map(cgroup_id),
             // Of a LISTEN socket these are the length of the accept queue and the backlog (`tcp_diag_get_info`).
             accept_queue: Some(AcceptQueue {
@@ -69,6 +70,11 @@ fn dump(family: u8) -> io::Result<Vec<SocketFact>> {
             }),
         })
         .collect())
+}
+
+/// Two numbers of 32 bits in the machine's byte order, the low one first (`sock_diag_save_cookie`).
+fn cookie([a, b, c, d, e, f, g, h]: [u8; 8]) -> u64 {
+    u64::from(u32::from_ne_bytes([a, b, c, d])) | u64::from(u32::from_ne_bytes([e, f, g, h])) << 32
 }
 
 fn cgroup_id(nla: &Nla) -> Option<u64> {
@@ -102,6 +108,7 @@ pub fn procfs_listening_tcp() -> io::Result<Vec<SocketFact>> {
             v6only: false,
             uid: entry.uid,
             inode: entry.inode,
+            cookie: None,
             cgroup_id: None,
             accept_queue: None,
         })
@@ -148,10 +155,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let from_diag = find(&listening_tcp().unwrap(), &listener);
         let from_procfs = find(&procfs_listening_tcp().unwrap(), &listener);
-        let both_know = SocketFact { cgroup_id: None, accept_queue: None, ..from_diag.clone() };
+        let both_know = SocketFact { cookie: None, cgroup_id: None, accept_queue: None, ..from_diag.clone() };
         assert_eq!(both_know, from_procfs);
         assert_eq!(from_diag.address, "127.0.0.1".parse::<IpAddr>().unwrap());
         assert_eq!(from_diag.port, listener.local_addr().unwrap().port());
+        assert_eq!(from_diag.cookie, Some(socket2::SockRef::from(&listener).cookie().unwrap()));
     }
 
     #[test]

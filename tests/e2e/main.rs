@@ -7,6 +7,7 @@ mod degraded;
 mod exec;
 mod golden_path;
 mod harness;
+mod idle;
 mod lifecycle;
 mod nothing_left;
 mod peers;

@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, Ipv6Addr, TcpStream},
 };
 
+use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 
 use crate::{
@@ -67,18 +68,19 @@ fn loopback_service_is_not_reachable_until_a_rule_asks_for_it() {
     assert!(TcpStream::connect((VM6, 8080)).is_err());
 }
 
-/// A restart with the bind address put right: until the next look at the listeners the bridge still accepts on the port.
+/// A restart with the bind address put right: until the agent has seen it the bridge still accepts on the port.
 #[test]
 fn private_service_that_takes_over_a_public_port_is_never_reached() {
-    enter();
+    let agent = agent();
     let public = listen("0.0.0.0:3000");
-    // One look at the start and none for a minute.
-    let agent = TestAgent::start_with("listeners.poll_ms = 60000\n", &[]);
     until_bridged(&agent, &public);
+    // It stands still, and finds the connection and the change of the service at the same time.
+    kill(agent.pid(), Signal::SIGSTOP).unwrap();
     drop(public);
     let private = listen("127.0.0.1:3000");
     private.set_nonblocking(true).unwrap();
     let mut client = connect(3000);
+    kill(agent.pid(), Signal::SIGCONT).unwrap();
     assert_eq!(client.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(private.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }

@@ -5,10 +5,11 @@
 
 mod agreement;
 mod bridge;
+mod events;
+mod flood;
 mod namespace;
 mod queue;
 mod relay;
 mod restart;
-#[expect(dead_code, reason = "the agent's own tests use the rest")]
 #[path = "../support/mod.rs"]
 mod support;

@@ -38,6 +38,9 @@ fn render(agent: &Agent) -> String {
         page.sample(&format!("exposure=\"{name}\""), count);
     }
 
+    page.family("guestd_listener_looks_total", "counter", "Looks at what listens.");
+    page.sample("", agent.looker.looks());
+
     let ports = agent.bridge.state().ports();
     page.family("guestd_bridge_connections", "gauge", "Bridged connections that are open, by port.");
     ports.iter().for_each(|port| page.sample(&label(port.listen), port.connections));

@@ -1,0 +1,280 @@
+//! A program that tells when TCP sockets begin and cease to listen, in every network namespace.
+//!
+//! The kernel calls sock_ops programs at set points of a TCP socket's life. This one asks, when a socket begins to listen, to be called
+//! for the changes of its state too, and writes a record for both. It changes nothing else: `reply` stays as others left it,
+//! and the result is always 1, which is "go on".
+//!
+//! A connection inherits its listener's wish to be called for changes of state, so the program also runs three or four times
+//! in the life of each accepted connection; that is eight instructions each time.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::OpenOptionsExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Arithmetic, Assembler, BpfError, CgroupLink, Condition, Helper, Instruction, Map, Program, ProgramKind,
+    Register::{R0, R1, R2, R3, R6, R7, R8, R9},
+    Ring, Taken, Width,
+};
+use crate::limits;
+
+/// Fields of `struct bpf_sock_ops`, by their offsets in `linux/bpf.h`.
+const OP: i16 = 0;
+const OLD_STATE: i16 = 4;
+const FAMILY: i16 = 20;
+const LOCAL_PORT: i16 = 68;
+const CALLBACK_FLAGS: i16 = 84;
+/// `op` of a change of state, and of listen(2).
+const STATE_CB: i32 = 10;
+const LISTEN_CB: i32 = 11;
+/// The wish to be called for changes of state.
+const STATE_CB_FLAG: i32 = 1 << 2;
+/// State of a socket that listens.
+const TCP_LISTEN: i32 = 10;
+
+/// A record: what happened, family, port, network namespace, socket.
+const RECORD: usize = 24;
+const LISTENS: i32 = 1;
+const CLOSES: i32 = 2;
+
+/// What became of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It listens, and is in the kernel's table.
+    Listens,
+    /// It is about to be taken out of the kernel's table.
+    Closes,
+}
+
+/// What the program tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenEvent {
+    /// What happened.
+    pub change: Change,
+    /// The socket is an IPv6 one.
+    pub ipv6: bool,
+    /// Its port.
+    pub port: u16,
+    /// Its network namespace (SO_NETNS_COOKIE), which kernels before 5.15 do not tell.
+    pub netns_cookie: Option<u64>,
+    /// The socket itself (SO_COOKIE, and in sock_diag's answers).
+    pub socket_cookie: u64,
+}
+
+impl ListenEvent {
+    fn read(record: &[u8]) -> Option<Self> {
+        let record: &[u8; RECORD] = record.try_into().ok()?;
+        let half = |at: usize| u16::from_ne_bytes([record[at], record[at + 1]]);
+        let long = |at: usize| record[at..at + 8].try_into().ok().map(u64::from_ne_bytes);
+        let change = match i32::from_ne_bytes(record[..4].try_into().ok()?) {
+            LISTENS => Change::Listens,
+            CLOSES => Change::Closes,
+            _ => return None,
+        };
+        Some(Self {
+            change,
+            ipv6: i32::from(half(4)) == libc::AF_INET6,
+            port: half(6),
+            // Cookies are counted from 1.
+            netns_cookie: long(8).filter(|cookie| *cookie != 0),
+            socket_cookie: long(16)?,
+        })
+    }
+}
+
+/// Why there are no events.
+#[derive(Debug, thiserror::Error)]
+pub enum Missing {
+    /// The cgroup is not to be had.
+    #[error("opening the cgroup {} failed: {source}", path.display())]
+    Cgroup {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// BPF does not do it.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// The records cannot be read.
+    #[error("mapping the BPF ring buffer failed: {0}")]
+    Ring(io::Error),
+}
+
+/// The program, attached, and its records. It is gone from the kernel when this is dropped, and with the process.
+#[derive(Debug)]
+pub struct ListenEvents {
+    ring: Ring,
+    _link: CgroupLink,
+}
+
+impl ListenEvents {
+    /// Attaches the program to the cgroup of this directory: the tree's root, to hear of all sockets.
+    ///
+    /// # Errors
+    /// With what the kernel lacks, or the agent may not.
+    pub fn attach(cgroup: &Path) -> Result<Self, Missing> {
+        let directory = open(cgroup).map_err(|source| Missing::Cgroup { path: cgroup.to_owned(), source })?;
+        let map = Map::ring("guestd_listen", limits::LISTENER_RING_BYTES)?;
+        let kind = ProgramKind::sock_ops("guestd_listen");
+        // Which functions a kernel has for such programs is known by loading one.
+        let load = |with_netns| Program::load(kind, &program(map.0.as_fd(), with_netns)?);
+        let program = load(true).or_else(|error| load(false).map_err(|_| error))?;
+        let ring = Ring::new(map).map_err(Missing::Ring)?;
+        let link = program.attach_to_cgroup(directory.as_fd())?;
+        Ok(Self { ring, _link: link })
+    }
+
+    /// Hands over every event that is there now.
+    pub fn read(&mut self, mut event: impl FnMut(ListenEvent)) -> Taken {
+        self.ring.read(RECORD, |record| {
+            if let Some(read) = ListenEvent::read(record) {
+                event(read);
+            }
+        })
+    }
+}
+
+impl AsFd for ListenEvents {
+    /// Readable while there are events.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+}
+
+fn open(cgroup: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(cgroup)
+}
+
+/// The program; R6 is its context throughout.
+fn program(map: BorrowedFd<'_>, with_netns: bool) -> Result<Vec<Instruction>, super::AssemblyError> {
+    let mut code = Assembler::default();
+    let (listens, tell, end) = (code.label(), code.label(), code.label());
+    code.set(R6, R1);
+    code.load(Width::U32, R2, R6, OP);
+    code.jump_if(Condition::Equal, R2, LISTEN_CB, listens);
+    code.jump_if(Condition::Different, R2, STATE_CB, end);
+    code.load(Width::U32, R2, R6, OLD_STATE);
+    code.jump_if(Condition::Different, R2, TCP_LISTEN, end);
+    code.set(R7, CLOSES);
+    code.jump(tell);
+
+    code.place(listens);
+    // Setting them overwrites all: those that other programs have asked for are kept.
+    code.load(Width::U32, R2, R6, CALLBACK_FLAGS);
+    code.calculate(Arithmetic::Or, R2, STATE_CB_FLAG);
+    code.set(R1, R6);
+    code.call(Helper::SockOpsCallbackFlagsSet);
+    code.set(R7, LISTENS);
+
+    code.place(tell);
+    if with_netns {
+        code.set(R1, R6);
+        code.call(Helper::GetNetnsCookie);
+        code.set(R8, R0);
+    } else {
+        code.set(R8, 0);
+    }
+    code.set(R1, R6);
+    code.call(Helper::GetSocketCookie);
+    code.set(R9, R0);
+    code.load_map(R1, map);
+    code.set(R2, RECORD as i32);
+    code.set(R3, 0);
+    code.call(Helper::RingReserve);
+    // No room: the reader sees that it was full, and looks at all.
+    code.jump_if(Condition::Equal, R0, 0, end);
+    code.store(Width::U32, R0, 0, R7);
+    code.load(Width::U32, R1, R6, FAMILY);
+    code.store(Width::U16, R0, 4, R1);
+    code.load(Width::U32, R1, R6, LOCAL_PORT);
+    code.store(Width::U16, R0, 6, R1);
+    code.store(Width::U64, R0, 8, R8);
+    code.store(Width::U64, R0, 16, R9);
+    code.set(R1, R0);
+    code.set(R2, 0);
+    code.call(Helper::RingSubmit);
+
+    code.place(end);
+    code.set(R0, 1);
+    code.exit();
+    code.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    use super::*;
+    use crate::sys::cgroup;
+
+    fn attached() -> ListenEvents {
+        ListenEvents::attach(&cgroup::root().unwrap()).unwrap()
+    }
+
+    /// Events of this port, until there are so many.
+    fn events(source: &mut ListenEvents, port: u16, count: usize) -> Vec<ListenEvent> {
+        let mut found = Vec::new();
+        while found.len() < count {
+            let mut readable = [PollFd::new(source.as_fd(), PollFlags::POLLIN)];
+            assert_eq!(poll(&mut readable, PollTimeout::from(30_000u16)).unwrap(), 1, "only {found:?} came");
+            source.read(|event| found.extend((event.port == port).then_some(event)));
+        }
+        found
+    }
+
+    #[test]
+    fn listening_and_closing_are_told_with_port_family_and_socket() {
+        let mut source = attached();
+        for (address, ipv6) in [("127.0.0.1:0", false), ("[::1]:0", true)] {
+            let listener = TcpListener::bind(address).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let cookie = socket2::SockRef::from(&listener).cookie().unwrap();
+            // Its connections inherit the wish to be told of changes of state, and are none of ours.
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let served = listener.accept().unwrap();
+            drop((client, served));
+            drop(listener);
+            let found = events(&mut source, port, 2);
+            let told: Vec<_> = found.iter().map(|event| (event.change, event.ipv6, event.socket_cookie)).collect();
+            assert_eq!(told, [(Change::Listens, ipv6, cookie), (Change::Closes, ipv6, cookie)]);
+            assert!(found[0].netns_cookie.is_some() && found[0].netns_cookie == found[1].netns_cookie);
+        }
+    }
+
+    #[test]
+    fn full_ring_says_so_and_goes_on_when_it_was_read() {
+        let mut source = attached();
+        // The kernel leaves the last byte free.
+        let records = (limits::LISTENER_RING_BYTES - 1) / (RECORD + 8);
+        for _ in 0..=records / 2 {
+            drop(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+        }
+        let mut count = 0;
+        assert!(source.read(|_| count += 1).was_full);
+        assert_eq!(count, records);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        assert_eq!(events(&mut source, listener.local_addr().unwrap().port(), 1)[0].change, Change::Listens);
+    }
+
+    #[test]
+    fn program_without_the_namespaces_cookie_is_taken_too() {
+        let map = Map::ring("test", 4096).unwrap();
+        Program::load(ProgramKind::sock_ops("test"), &program(map.0.as_fd(), false).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn directory_that_is_no_cgroup_is_named() {
+        let error = ListenEvents::attach(Path::new("/nonexistent")).unwrap_err();
+        assert!(error.to_string().starts_with("opening the cgroup /nonexistent failed"), "{error}");
+        assert!(matches!(ListenEvents::attach(Path::new("/proc")), Err(Missing::Bpf(BpfError::Attach { .. }))));
+    }
+}

@@ -1,0 +1,165 @@
+//! How the agent learns of a change: by events where the kernel has them, and where not by looking ever less often.
+
+use std::{
+    fs::File,
+    net::TcpListener,
+    os::fd::AsFd,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use guestd::sys::{
+    bpf::{ProgramKind, attached_to_cgroup},
+    cgroup,
+};
+use nix::sys::signal::{Signal, kill};
+
+use crate::{
+    flood::looks,
+    namespace::{VM6, enter, ip, listen},
+    support::{TestAgent, eventually},
+};
+
+/// No look but the first within a test's time, unless there is cause to.
+const EVENTS_ALONE: &str = "bridge.auto = false\nlisteners.poll_ms = 60000\n";
+
+/// What health says of listeners. It does not look for itself.
+fn word(agent: &TestAgent) -> String {
+    agent.check("listeners")["message"].as_str().unwrap().to_owned()
+}
+
+/// Waits until the agent knows so many listeners.
+fn until_known(agent: &TestAgent, number: usize) {
+    eventually(&format!("{number} listeners are known"), || {
+        word(agent).starts_with(&format!("{number} by sock_diag;")).then_some(())
+    });
+}
+
+#[test]
+fn listening_and_closing_are_seen_without_polling() {
+    enter();
+    let agent = TestAgent::start_with(EVENTS_ALONE, &[]);
+    assert_eq!(word(&agent), "0 by sock_diag; events: bpf");
+    let features = agent.get("/v1/info")["features"].clone();
+    assert!(features.as_array().unwrap().contains(&"listener_events".into()), "{features}");
+    let mut held: Vec<TcpListener> = Vec::new();
+    for (number, address) in ["0.0.0.0:3000", "[::1]:3001", "127.0.0.1:3002"].into_iter().enumerate() {
+        held.push(listen(address));
+        until_known(&agent, number + 1);
+    }
+    while held.pop().is_some() {
+        until_known(&agent, held.len());
+    }
+}
+
+#[test]
+fn socket_that_is_shut_down_and_listens_again_is_seen_each_time() {
+    enter();
+    let agent = TestAgent::start_with(EVENTS_ALONE, &[]);
+    let socket = socket2::Socket::from(listen("127.0.0.1:3000"));
+    until_known(&agent, 1);
+    for _ in 0..20 {
+        // It is no end of the socket, so only its change of state tells.
+        socket.shutdown(std::net::Shutdown::Read).unwrap();
+        until_known(&agent, 0);
+        socket.listen(1).unwrap();
+        until_known(&agent, 1);
+    }
+}
+
+#[test]
+fn end_of_a_socket_that_is_older_than_the_agent_is_seen_without_polling() {
+    enter();
+    let (ipv4, ipv6) = (listen("127.0.0.1:3000"), listen("[::1]:3000"));
+    for config in [EVENTS_ALONE.to_owned(), format!("{EVENTS_ALONE}listeners.events = \"poll\"\n")] {
+        let older = listen("[::]:3001");
+        let agent = TestAgent::start_with(&config, &[]);
+        until_known(&agent, 3);
+        drop(older);
+        until_known(&agent, 2);
+    }
+    drop((ipv4, ipv6));
+}
+
+#[test]
+fn addresses_that_come_and_go_are_seen_without_polling() {
+    enter();
+    let agent = TestAgent::start_with(EVENTS_ALONE, &[]);
+    let addresses = || agent.check("ipv6")["message"].as_str().unwrap().to_owned();
+    assert_eq!(addresses(), VM6.to_string());
+    ip("addr add fd00:9::7/64 dev eth0 nodad");
+    eventually("the new address is known", || addresses().contains("fd00:9::7").then_some(()));
+    ip("link set eth0 down");
+    eventually("the interface is known to be down", || addresses().contains("no interface").then_some(()));
+}
+
+/// Program ids of the links that the agent holds.
+fn programs(agent: &TestAgent) -> Vec<u32> {
+    let directory = PathBuf::from(format!("/proc/{}/fdinfo", agent.pid()));
+    let infos = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let texts = infos.filter_map(|path| std::fs::read_to_string(path).ok()).filter(|text| text.contains("link_type"));
+    texts
+        .map(|text| {
+            let id = text.lines().find_map(|line| line.strip_prefix("prog_id:")).expect("a link has a program");
+            id.trim().parse().unwrap()
+        })
+        .collect()
+}
+
+#[test]
+fn programs_are_gone_when_the_agent_is_however_it_ends() {
+    let root = File::open(cgroup::root().unwrap()).unwrap();
+    let attached = || attached_to_cgroup(ProgramKind::sock_ops(""), root.as_fd()).unwrap();
+    enter();
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let agent = TestAgent::start();
+        let [program] = programs(&agent)[..] else { panic!("one program: {:?}", programs(&agent)) };
+        assert!(attached().contains(&program));
+        kill(agent.pid(), signal).unwrap();
+        eventually("its program is gone", || (!attached().contains(&program)).then_some(()));
+    }
+}
+
+#[test]
+fn agent_that_may_not_use_bpf_says_so_and_polls() {
+    enter();
+    let without = "-bpf,-sys_admin";
+    let weak = ["--bounding-set", without, "--inh-caps", without];
+    let agent = TestAgent::start_with("bridge.auto = false\nlisteners.poll_ms = 50\n", &weak);
+    let said = word(&agent);
+    assert!(said.starts_with("0 by sock_diag; poll: ") && said.contains("it takes CAP_BPF"), "{said}");
+    assert_eq!(agent.check("listeners")["state"], "ok");
+    let features = agent.get("/v1/info")["features"].clone();
+    assert!(!features.as_array().unwrap().contains(&"listener_events".into()), "{features}");
+    let listener = listen("127.0.0.1:3000");
+    until_known(&agent, 1);
+    drop(listener);
+    until_known(&agent, 0);
+}
+
+#[test]
+fn polling_backs_off_while_nothing_changes() {
+    enter();
+    let config = "bridge.auto = false\nlisteners.poll_ms = 50\nlisteners.events = \"poll\"\n";
+    let started = Instant::now();
+    let agent = TestAgent::start_with(config, &[]);
+    assert_eq!(word(&agent), "0 by sock_diag; poll: `listeners.events` is \"poll\"");
+    // The first two are made at the start; then after 50 ms twice as long each time, or longer on a busy machine.
+    eventually("seven looks were made", || (looks(&agent) >= 7).then_some(()));
+    assert!(started.elapsed() >= Duration::from_millis(100 + 200 + 400 + 800), "{:?}", started.elapsed());
+}
+
+#[test]
+fn report_is_as_new_as_its_request_whatever_the_pace() {
+    enter();
+    let config = "bridge.auto = false\nlisteners.poll_ms = 60000\nlisteners.events = \"poll\"\n";
+    let agent = TestAgent::start_with(config, &[]);
+    for port in 3000..3020 {
+        let listener = listen(&format!("127.0.0.1:{port}"));
+        let report = agent.get("/v1/listeners");
+        assert_eq!(report.as_array().unwrap().len(), 1, "{report}");
+        assert_eq!(report[0]["port"], port);
+        drop(listener);
+        assert_eq!(agent.get("/v1/listeners"), serde_json::json!([]));
+    }
+}
