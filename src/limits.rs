@@ -167,6 +167,20 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(75);
 /// Listeners in the table. A VM with more is broken or hostile; the report says that it is cut.
 pub const LISTENERS: usize = 4096;
 
+/// Network namespaces besides guestd's own that are looked at. A look at one takes some 0.1 ms; a host of a hundred containers is a large
+/// one. Health says when there are more.
+pub const NETWORK_NAMESPACES: usize = 256;
+
+/// Bind addresses on no interface that the kernel is asked about in one look, 20 us each. Services have one or two of the kind;
+/// of further ones it is not said that they are missing.
+pub const ADDRESS_LOOKUPS: usize = 64;
+
+/// What is read of a process's file in `/proc`, in bytes: more than is shown of a command line, and all of any other.
+pub const PROC_FILE_BYTES: u64 = 8 * 1024;
+
+/// Table of mounts, in bytes: some 20,000 mounts.
+pub const MOUNT_TABLE_BYTES: u64 = 4 * 1024 * 1024;
+
 /// Command line shown for a process, in bytes.
 pub const PROCESS_COMMAND_BYTES: usize = 512;
 

@@ -1,12 +1,18 @@
 //! Which TCP sockets listen in this VM, who owns them, and can the platform's IPv6-only proxy reach them?
 //!
 //! `watch` looks (a thread of its own) and publishes a [`ListenerTable`]; [`assess`] judges it, as a pure function of the
-//! table, the policy and the state of the bridge. Nothing here acts on a socket.
+//! table, the policy and the state of the bridge. The table holds the own network namespace's sockets, and those of the VM's other ones apart. Nothing here acts on a socket.
 
+mod container;
 mod exposure;
+mod hints;
 mod look;
+mod namespaces;
 mod own;
 mod owners;
+mod pace;
+mod publications;
+mod publish;
 mod runtimes;
 mod table;
 #[cfg(test)]

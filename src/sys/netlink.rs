@@ -21,6 +21,15 @@ where
     exchange(protocol, request, NLM_F_REQUEST | NLM_F_DUMP)
 }
 
+/// Asks for one thing and returns the answer.
+pub(super) fn ask<T>(protocol: isize, request: T) -> io::Result<Option<T>>
+where
+    T: NetlinkSerializable + NetlinkDeserializable,
+{
+    // The acknowledgement is the end of the answer.
+    exchange(protocol, request, NLM_F_REQUEST | NLM_F_ACK).map(|answers| answers.into_iter().next())
+}
+
 /// Asks for a change and waits for the kernel's word that it is done.
 pub(super) fn change<T>(protocol: isize, request: T, flags: u16) -> io::Result<()>
 where

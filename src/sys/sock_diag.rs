@@ -1,4 +1,4 @@
-//! Listening TCP sockets of this network namespace, by sock_diag(7).
+//! Listening TCP sockets of the network namespace that this thread is in, by sock_diag(7).
 //!
 //! Only LISTEN sockets are asked for, so the cost does not grow with the number of connections. A failed dump is an
 //! error: the caller then knows nothing new, and must not take it for "no listeners".
@@ -85,12 +85,14 @@ fn cgroup_id(nla: &Nla) -> Option<u64> {
 ///
 /// These files do not tell dual-stack from IPv6-only sockets: `v6only` is false for all. They have neither cgroups nor backlogs.
 pub fn procfs_listening_tcp() -> io::Result<Vec<SocketFact>> {
-    use procfs::net::{TcpState, tcp, tcp6};
-    let mut entries = tcp().map_err(io::Error::other)?;
-    match tcp6() {
-        Ok(ipv6) => entries.extend(ipv6),
+    use procfs::{FromReadSI, ProcError, current_system_info, net::TcpNetEntries, net::TcpState};
+    // Of this thread: `/proc/net` is that of the process's first one, which may be in another namespace.
+    let read = |name| TcpNetEntries::from_file(format!("/proc/thread-self/net/{name}"), current_system_info());
+    let mut entries = read("tcp").map_err(io::Error::other)?.0;
+    match read("tcp6") {
+        Ok(ipv6) => entries.extend(ipv6.0),
         // The file is there where the kernel has IPv6.
-        Err(procfs::ProcError::NotFound(_)) => {}
+        Err(ProcError::NotFound(_)) => {}
         Err(error) => return Err(io::Error::other(error)),
     }
     Ok(entries
