@@ -167,6 +167,13 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(75);
 /// Listeners in the table. A VM with more is broken or hostile; the report says that it is cut.
 pub const LISTENERS: usize = 4096;
 
+/// Listening sockets that a look reads of the own network namespace, each family: beyond it, it is not sorted by port which of them
+/// are in the table.
+pub const LISTENERS_READ: usize = 65_536;
+
+/// Addresses that a look keeps of a network namespace besides guestd's own.
+pub const NAMESPACE_ADDRESSES: usize = 1024;
+
 /// Network namespaces besides guestd's own that are looked at. A look at one takes some 0.1 ms; a host of a hundred containers is a large
 /// one. Health says when there are more.
 pub const NETWORK_NAMESPACES: usize = 256;

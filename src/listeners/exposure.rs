@@ -1,6 +1,6 @@
 //! The verdict: can the proxy reach a listener, if not why, and what to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{
     Bind, ListenerTable, container, hints,
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     api::{BridgePort, BridgePortState, Cause, Exposure, Family, Listener, Process, Scope},
     config::RoutablePorts,
-    facts::{OwnerFact, SocketFact},
+    facts::{ProcessFact, SocketFact},
 };
 
 /// What the verdict depends on besides the sockets.
@@ -46,7 +46,8 @@ impl Verdict {
 /// Judges every socket of the table. The answer is by port, the own namespace's sockets before others'.
 pub fn assess(table: &ListenerTable, policy: &Policy, bridge: &[BridgePort]) -> Vec<Listener> {
     let has_ipv6 = table.reachable_ipv6().next().is_some();
-    let judge = Judge { table, policy, bridge, ipv6: table.ipv6_listeners(), has_ipv6 };
+    let owners = owners(table);
+    let judge = Judge { table, policy, bridge, ipv6: table.ipv6_listeners(), has_ipv6, owners };
     let mut own: Vec<Listener> = table.sockets.iter().map(|socket| judge.own(socket)).collect();
     let publications = Publications::of(table, &own);
     let elsewhere = table.others.iter().flat_map(|there| there.sockets.iter().map(move |socket| (there.netns, socket)));
@@ -72,6 +73,24 @@ struct Judge<'a> {
     bridge: &'a [BridgePort],
     ipv6: BTreeMap<u16, &'a SocketFact>,
     has_ipv6: bool,
+    owners: HashMap<i32, Owner>,
+}
+
+/// What is read out of a process once, however many sockets it holds.
+struct Owner {
+    process: Process,
+    runtime: Option<&'static Runtime>,
+}
+
+fn owners(table: &ListenerTable) -> HashMap<i32, Owner> {
+    let mut owners = HashMap::new();
+    for owner in table.processes.values() {
+        owners.entry(owner.process.pid).or_insert_with(|| Owner {
+            process: process(table, &owner.process),
+            runtime: runtimes::recognise(&owner.process.name, &owner.process.command),
+        });
+    }
+    owners
 }
 
 impl Judge<'_> {
@@ -84,10 +103,9 @@ impl Judge<'_> {
     /// `published` is what is to be said of it where something publishes it.
     fn elsewhere(&self, netns: u64, socket: &SocketFact, published: Option<String>) -> Listener {
         let bind = Bind::of(socket);
-        let owner = self.table.processes.get(&socket.inode);
         let hint = published.unwrap_or_else(|| {
-            let container = owner.and_then(|owner| container::of_cgroup(&owner.process.cgroup));
-            let how = publish::how_to_publish(container.as_ref(), socket.port);
+            let container = self.owner(socket).and_then(|owner| owner.process.container.as_ref());
+            let how = publish::how_to_publish(container, socket.port);
             match bind.scope {
                 Scope::Loopback => format!(
                     "{} is reached from inside its own network namespace only; let it listen on `::` or 0.0.0.0 there, and {how}",
@@ -112,7 +130,10 @@ impl Judge<'_> {
             cause: verdict.cause,
             hint: hints::with_queue(verdict.hint, socket.accept_queue),
             url: public_name.map(|name| format!("https://{name}:{}", verdict.public_port)),
-            process: self.table.processes.get(&socket.inode).map(|owner| process(self.table, owner)),
+            process: self.owner(socket).map(|owner| Process {
+                holders: self.table.processes.get(&socket.inode).map(|owner| owner.holders).filter(|count| *count > 1),
+                ..owner.process.clone()
+            }),
             netns,
             inode: socket.inode,
             uid: Some(socket.uid),
@@ -173,7 +194,7 @@ impl Judge<'_> {
     fn ipv4_only(&self, socket: &SocketFact, family_cause: Cause, bridged: Option<&BridgePort>) -> Verdict {
         let port = socket.port;
         let how_to_bind_ipv6 = || hints::how_to_bind_ipv6(self.runtime(socket), port);
-        let owner = |socket: &SocketFact| self.table.processes.get(&socket.inode).map(|owner| &owner.process);
+        let owner = |socket: &SocketFact| self.owner(socket).map(|owner| &owner.process);
         let (cause, hint) = match (self.ipv6.get(&port), bridged) {
             (Some(ipv6), _) if owner(ipv6).map(|owner| owner.pid) == owner(socket).map(|owner| owner.pid) => {
                 let hint = format!("served over IPv6 by the same process on [{}]:{port}", ipv6.address);
@@ -204,8 +225,11 @@ impl Judge<'_> {
 
     /// What the owner of the socket is, where that can be told.
     fn runtime(&self, socket: &SocketFact) -> Option<&'static Runtime> {
-        let owner = &self.table.processes.get(&socket.inode)?.process;
-        runtimes::recognise(&owner.name, &owner.command)
+        self.owner(socket)?.runtime
+    }
+
+    fn owner(&self, socket: &SocketFact) -> Option<&Owner> {
+        self.owners.get(&self.table.processes.get(&socket.inode)?.process.pid)
     }
 }
 
@@ -234,8 +258,7 @@ fn leads_to(entry: &BridgePort, socket: &SocketFact, bind: Bind) -> bool {
         && (bind.scope == Scope::Wildcard || entry.to.ip() == bind.address)
 }
 
-fn process(table: &ListenerTable, owner: &OwnerFact) -> Process {
-    let fact = &owner.process;
+fn process(table: &ListenerTable, fact: &ProcessFact) -> Process {
     // The deepest unit of the path is the one that runs the process, as `systemctl status PID` shows it.
     let unit = fact.cgroup.rsplit('/').find(|part| part.ends_with(".service") || part.ends_with(".scope"));
     // To the hundredth, which is what the kernel counts in.
@@ -248,7 +271,7 @@ fn process(table: &ListenerTable, owner: &OwnerFact) -> Process {
         unit: unit.map(str::to_owned),
         container: container::of_cgroup(&fact.cgroup),
         started_at: Some(started_at),
-        holders: Some(owner.holders).filter(|holders| *holders > 1),
+        holders: None,
     }
 }
 

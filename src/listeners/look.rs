@@ -116,11 +116,15 @@ impl Looker {
         let addresses = rtnl::addresses()?;
         let source = self.source;
         let (mut others, unseen) = self.namespaces.look(netns, last, |netns| {
+            // One more than the table holds, so that it is seen to be cut.
+            let most = limits::LISTENERS + 1;
             let sockets = match source {
-                Source::SockDiag => sock_diag::listening_tcp()?,
-                Source::Procfs => sock_diag::procfs_listening_tcp()?,
+                Source::SockDiag => sock_diag::listening_tcp(most)?,
+                Source::Procfs => sock_diag::procfs_listening_tcp(most)?,
             };
-            Ok(NamespaceFact { netns, sockets: sorted(sockets), addresses: rtnl::addresses()? })
+            let mut addresses = rtnl::addresses()?;
+            addresses.truncate(limits::NAMESPACE_ADDRESSES);
+            Ok(NamespaceFact { netns, sockets: sorted(sockets), addresses })
         });
         let mut sockets = sorted(sockets);
         let truncated = cut(&mut sockets, &mut others);
@@ -152,7 +156,7 @@ impl Looker {
     fn sockets(&mut self) -> io::Result<Vec<SocketFact>> {
         self.looks = self.looks.wrapping_add(1);
         if self.source == Source::SockDiag || self.looks.is_multiple_of(SOCK_DIAG_RETRY) {
-            match sock_diag::listening_tcp() {
+            match sock_diag::listening_tcp(limits::LISTENERS_READ) {
                 Err(error) if sock_diag::is_absent(&error) => self.source = Source::Procfs,
                 Err(error) => return Err(error),
                 Ok(sockets) => {
@@ -161,7 +165,7 @@ impl Looker {
                 }
             }
         }
-        sock_diag::procfs_listening_tcp()
+        sock_diag::procfs_listening_tcp(limits::LISTENERS_READ)
     }
 }
 

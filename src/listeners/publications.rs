@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
 };
 
@@ -33,12 +33,13 @@ impl Publications {
         let mut of_target: BTreeMap<SocketAddr, Vec<usize>> = BTreeMap::new();
         let mut of_container: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         let mut publications = Self::default();
+        let mut known: HashMap<i32, Option<Publisher>> = HashMap::new();
         for (index, socket) in table.sockets.iter().enumerate() {
-            let process = table.processes.get(&socket.inode).map(|owner| &owner.process);
-            match process.and_then(|process| Publisher::of(process)) {
+            let Some(owner) = table.processes.get(&socket.inode) else { continue };
+            match known.entry(owner.process.pid).or_insert_with(|| Publisher::of(&owner.process)) {
                 None => {}
-                Some(Publisher::Proxy { target }) => of_target.entry(target).or_default().push(index),
-                Some(Publisher::Conmon { id }) => of_container.entry(id).or_default().push(index),
+                Some(Publisher::Proxy { target }) => of_target.entry(*target).or_default().push(index),
+                Some(Publisher::Conmon { id }) => of_container.entry(id.clone()).or_default().push(index),
                 Some(Publisher::Opaque { name }) => publications.publishers.push((index, opaque(name))),
             }
         }
@@ -304,7 +305,9 @@ mod tests {
         for index in 0..2000u16 {
             let target = format!("172.18.{}.{}", index / 250, index % 250 + 1);
             let command = format!("docker-proxy -container-ip {target} -container-port 80");
-            table.processes.insert(u64::from(10_000 + index) * 10, owner(1, "docker-proxy", &command, ""));
+            table
+                .processes
+                .insert(u64::from(10_000 + index) * 10, owner(1000 + i32::from(index), "docker-proxy", &command, ""));
             table.others[0].addresses.push(address("eth0", &target));
         }
         let began = std::time::Instant::now();

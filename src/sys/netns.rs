@@ -279,7 +279,7 @@ mod tests {
         let (netns, cookie, path, port) = told.recv().unwrap();
         let way = NamespaceWay::Mount(path.into());
         let gone = NamespaceWay::Process(i32::MAX);
-        let look = || Ok((own()?, sock_diag::listening_tcp()?, sock_diag::procfs_listening_tcp()?));
+        let look = || Ok((own()?, sock_diag::listening_tcp(99)?, sock_diag::procfs_listening_tcp(99)?));
         let mut seen = look_into(&[(7, gone), (netns, way.clone()), (netns + 1, way)], look).into_iter();
         assert!(matches!(seen.next(), Some(Err(EntryError::Gone { .. }))));
         let found = seen.next().unwrap().unwrap();
