@@ -112,9 +112,7 @@ impl Namespaces {
     }
 
     fn walk(&mut self, own: u64) {
-        let began = Instant::now();
-        let walked = netns::walk(own);
-        self.pace.done(began, Instant::now());
+        let walked = self.pace.spend(|| netns::walk(own));
         self.noticed = false;
         match walked {
             Ok(walk) => self.learn(walk),

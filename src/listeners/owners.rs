@@ -69,10 +69,8 @@ impl SocketOwners {
             if wanted.is_empty() && !refresh {
                 break;
             }
-            let began = Instant::now();
             // A /proc that cannot be read leaves the owners unknown, and the next look tries again.
-            let Ok(found) = socket_owners::find(listening) else { break };
-            self.refresh.done(began, Instant::now());
+            let Ok(found) = self.refresh.spend(|| socket_owners::find(listening)) else { break };
             self.learn(found, &wanted, now);
             // Read anew: a process may have given itself another title.
             self.processes.clear();

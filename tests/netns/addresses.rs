@@ -83,7 +83,7 @@ fn address_that_was_never_there_is_named_and_one_of_a_local_route_is_the_vms_own
 #[test]
 fn address_of_the_loopback_interface_is_said_to_need_a_route_to_it() {
     let agent = agent();
-    ip("addr add fd00:6::1/128 dev lo");
+    ip("addr add fd00:6::1/128 dev lo nodad");
     let service = listen("[fd00:6::1]:3000");
     let entry = report(&agent, &service, |entry| entry["exposure"] == "direct");
     assert!(entry["hint"].as_str().unwrap().contains("on the loopback interface"), "{entry}");
