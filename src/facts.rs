@@ -1,8 +1,8 @@
 //! Plain data about the VM, as `sys` found it. No judgement lives here: models judge, runners act.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
-/// A TCP socket in LISTEN state, of this network namespace.
+/// A TCP socket in LISTEN state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketFact {
     /// Bind address as the kernel reports it: IPv4-mapped IPv6 addresses are still mapped.
@@ -57,17 +57,66 @@ pub struct AddressFact {
     pub up: bool,
 }
 
+/// A network namespace of the VM that is not guestd's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespaceFact {
+    /// Its inode number (`net:[N]` of namespaces(7)), unique while it lives.
+    pub netns: u64,
+    /// Its listening sockets.
+    pub sockets: Vec<SocketFact>,
+    /// Addresses of its interfaces.
+    pub addresses: Vec<AddressFact>,
+}
+
+/// A way to a network namespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NamespaceWay {
+    /// A process that is in it.
+    Process(i32),
+    /// Where it is mounted, as `ip netns add` and container managers do.
+    Mount(PathBuf),
+}
+
+impl fmt::Display for NamespaceWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(pid) => write!(f, "/proc/{pid}/ns/net"),
+            Self::Mount(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Something that may hold listeners and could not be looked at: what listens there is not known, which is not "nothing".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnseenFact {
+    /// Inode number of the network namespace, where it is known.
+    pub netns: Option<u64>,
+    /// What was tried, on what, and why it failed.
+    pub why: String,
+}
+
+/// Who holds a socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnerFact {
+    /// The process: the lowest pid that holds it, and pid 1 only where no other does.
+    pub process: Arc<ProcessFact>,
+    /// Processes that hold it, this one counted, as of the last walk over all processes.
+    pub holders: u32,
+}
+
 /// A process that holds a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessFact {
     /// Process id.
     pub pid: i32,
-    /// comm of proc(5).
+    /// comm of proc(5), what is no UTF-8 replaced.
     pub name: String,
-    /// Command line, arguments joined by spaces, cut at `limits::PROCESS_COMMAND_BYTES`.
+    /// Command line, arguments joined by spaces, what is no UTF-8 replaced, cut at `limits::PROCESS_COMMAND_BYTES`.
     pub command: String,
     /// Real user id.
     pub uid: u32,
     /// cgroup v2 path, or that of the systemd hierarchy; empty where there is none.
     pub cgroup: String,
+    /// From the kernel's start (CLOCK_BOOTTIME) to the process's.
+    pub started_after_boot: Duration,
 }

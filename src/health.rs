@@ -4,9 +4,13 @@ use crate::{
     api::{BridgePortState, Check, CheckState, Status},
     bridge::{BridgeState, PseudoIpv4State},
     config::Problem,
+    facts::UnseenFact,
     keys::KeysStatus,
     listeners::{Events, Observation, Source},
 };
+
+/// Failures of one kind that a check's message names one by one.
+const SHOWN_FAILURES: usize = 4;
 
 /// What the parts know of themselves.
 #[derive(Debug)]
@@ -99,7 +103,27 @@ fn listeners(observation: &Observation, events: &Events) -> Part {
             "the kernel has no INET_DIAG; /proc/net/tcp6 is read instead, in which IPv6-only sockets look like dual-stack ones"
                 .to_owned(),
         ),
-        Observation { table, .. } => Part::Ok(format!("{} by sock_diag; {events}", table.sockets.len())),
+        Observation { table, .. } if !table.unseen.is_empty() => {
+            let named = |unseen: &UnseenFact| match unseen.netns {
+                Some(netns) => format!("network namespace {netns}: {}", unseen.why),
+                None => unseen.why.clone(),
+            };
+            let all: Vec<_> = table.unseen.iter().take(SHOWN_FAILURES).map(named).collect();
+            let more = match table.unseen.len().saturating_sub(SHOWN_FAILURES) {
+                0 => String::new(),
+                more => format!("; and {more} more"),
+            };
+            Part::Failed(format!("what listens there is not known: {}{more}", all.join("; ")))
+        }
+        Observation { table, .. } if table.others.is_empty() => {
+            Part::Ok(format!("{} by sock_diag; {events}", table.sockets.len()))
+        }
+        Observation { table, .. } => Part::Ok(format!(
+            "{} by sock_diag, and {} in {} other network namespaces; {events}",
+            table.sockets.len(),
+            table.all_sockets().count() - table.sockets.len(),
+            table.others.len(),
+        )),
     }
 }
 
@@ -227,6 +251,8 @@ mod tests {
         assert_eq!(verdict(|vm| vm.observation.failure = Some("EPERM".to_owned())), degraded("listeners"));
         assert_eq!(verdict(|vm| vm.observation.truncated = true), degraded("listeners"));
         assert_eq!(verdict(|vm| vm.observation.source = Source::Procfs), degraded("listeners"));
+        let unseen = UnseenFact { netns: Some(7), why: "EPERM".to_owned() };
+        assert_eq!(verdict(|vm| vm.observation.table.unseen.push(unseen)), degraded("listeners"));
         assert_eq!(verdict(|vm| vm.keys.problems.push("the key's mode is 0644".to_owned())), degraded("keys"));
         let problem = Problem { origin: "f".to_owned(), message: "unknown key".to_owned() };
         assert_eq!(verdict(|vm| vm.config.push(problem)), degraded("config"));

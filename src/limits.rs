@@ -204,6 +204,27 @@ pub const BPF_PROGRAMS: usize = 64;
 /// What the BPF verifier says of a program that it refuses, in bytes; only the end is shown.
 pub const BPF_LOG_BYTES: usize = 64 * 1024;
 
+/// Listening sockets that a look reads of the own network namespace, each family: beyond it, it is not sorted by port which of them
+/// are in the table.
+pub const LISTENERS_READ: usize = 65_536;
+
+/// Addresses that a look keeps of a network namespace besides guestd's own.
+pub const NAMESPACE_ADDRESSES: usize = 1024;
+
+/// Network namespaces besides guestd's own that are looked at. A look at one takes some 0.1 ms; a host of a hundred containers is a large
+/// one. Health says when there are more.
+pub const NETWORK_NAMESPACES: usize = 256;
+
+/// Bind addresses on no interface that the kernel is asked about in one look, 20 us each. Services have one or two of the kind;
+/// of further ones it is not said that they are missing.
+pub const ADDRESS_LOOKUPS: usize = 64;
+
+/// What is read of a process's file in `/proc`, in bytes: more than is shown of a command line, and all of any other.
+pub const PROC_FILE_BYTES: u64 = 8 * 1024;
+
+/// Table of mounts, in bytes: some 20,000 mounts.
+pub const MOUNT_TABLE_BYTES: u64 = 4 * 1024 * 1024;
+
 /// Command line shown for a process, in bytes.
 pub const PROCESS_COMMAND_BYTES: usize = 512;
 

@@ -25,7 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("files", &["api", "limits", "facts", "sys", "archive"]),
     ("keys", &["limits", "sys"]),
     ("install", &["limits", "sys", "keys"]),
-    ("health", &["api", "limits", "config", "listeners", "bridge", "keys"]),
+    ("health", &["api", "limits", "config", "facts", "listeners", "bridge", "keys"]),
     (
         "server",
         &["api", "limits", "config", "sys", "listeners", "bridge", "exec", "files", "keys", "health", "throttle"],

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 /// One TCP socket in LISTEN state. `GET /v1/listeners` answers a list of these, sorted by port.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Listener {
     /// TCP port.
     pub port: u16,
@@ -98,6 +98,10 @@ pub enum Cause {
     PortNotRoutable,
     /// Listens in another network namespace (a container).
     OtherNetns,
+    /// The VM has no IPv6 address that the proxy could connect to.
+    NoIpv6Address,
+    /// Bound to an address that the VM does not have (any more).
+    AddressNotAvailable,
     /// IPv4-only, and automatic bridging is switched off.
     BridgeOff,
     /// IPv4-only, and the bridge could not be set up; the hint says why.
@@ -105,11 +109,11 @@ pub enum Cause {
 }
 
 /// Process that holds a listening socket.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Process {
-    /// Process id. The lowest, where several processes share the socket.
+    /// Process id. The lowest, where several processes share the socket; init's only where no other has it.
     pub pid: i32,
-    /// Command name (comm of proc(5)).
+    /// Command name (comm of proc(5)). What is no UTF-8 in it and in the command line is U+FFFD.
     pub name: String,
     /// Command line, arguments joined by spaces, cut at 512 bytes.
     pub command: String,
@@ -117,4 +121,44 @@ pub struct Process {
     pub uid: u32,
     /// systemd unit, read from the process's cgroup.
     pub unit: Option<String>,
+    /// The container that it runs in, read from its cgroup. This and what follows is absent where there is none, or where an older agent
+    /// does not tell it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
+    /// Seconds since 1970 when it was started, by the clock as it is set now. The kernel counts from its own start, without the
+    /// time that a VM stood still as a snapshot: by so much it is too late after a restore.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<f64>,
+    /// Processes that share the socket, where they are more than one, as of the last time that all processes were looked through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holders: Option<u32>,
+}
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// What runs it.
+    pub runtime: ContainerRuntime,
+    /// Its id as the runtime writes it in full, or its name where that is what the runtime goes by (LXC, nspawn).
+    pub id: String,
+}
+
+/// What runs a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContainerRuntime {
+    /// Docker.
+    Docker,
+    /// Podman.
+    Podman,
+    /// containerd, by Kubernetes or nerdctl.
+    Containerd,
+    /// CRI-O.
+    Crio,
+    /// Kubernetes, where the cgroup does not tell by what.
+    Kubernetes,
+    /// LXC, Incus, LXD.
+    Lxc,
+    /// systemd-nspawn.
+    Nspawn,
 }

@@ -25,4 +25,4 @@ pub use files::{
 };
 pub use health::{Check, CheckState, Health, Status};
 pub use info::{BootTimings, Identity, Info};
-pub use listeners::{Cause, Exposure, Family, Listener, Process, Scope};
+pub use listeners::{Cause, Container, ContainerRuntime, Exposure, Family, Listener, Process, Scope};

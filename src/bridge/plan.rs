@@ -53,13 +53,15 @@ impl Planned {
 pub fn plan(table: &ListenerTable, settings: &Settings) -> BridgePlan {
     let mut plan = BridgePlan::new();
     if settings.auto {
+        let ipv6 = table.ipv6_listeners();
         for socket in &table.sockets {
             let bind = Bind::of(socket);
             let meant_to_be_public =
                 bind.family == Family::Ipv4 && matches!(bind.scope, Scope::Wildcard | Scope::Address);
             if !meant_to_be_public
                 || !settings.routable_ports.contains(socket.port)
-                || table.ipv6_listener(socket.port).is_some()
+                || ipv6.contains_key(&socket.port)
+                || table.absent.contains(&bind.address)
             {
                 continue;
             }
@@ -79,7 +81,7 @@ pub fn plan(table: &ListenerTable, settings: &Settings) -> BridgePlan {
 mod tests {
     use super::*;
     use crate::{
-        facts::SocketFact,
+        facts::{NamespaceFact, SocketFact},
         listeners::tests::{socket, table},
     };
 
@@ -132,6 +134,14 @@ mod tests {
         assert_eq!(targets(sockets.clone(), &Settings { auto: false, ..settings() }), []);
         let routable_ports = RoutablePorts::Only(vec![3000]);
         assert_eq!(targets(sockets, &Settings { routable_ports, ..settings() }), []);
+    }
+
+    #[test]
+    fn containers_listeners_and_those_whose_address_is_gone_are_not_bridged() {
+        let mut table = table(vec![socket("10.0.0.2", 80), socket("10.9.9.9", 81), socket("fd00::99", 80)]);
+        table.absent = ["10.9.9.9", "fd00::99"].map(|address| address.parse().unwrap()).into();
+        table.others = vec![NamespaceFact { netns: 7, sockets: vec![socket("0.0.0.0", 3000)], addresses: Vec::new() }];
+        assert_eq!(plan(&table, &settings()).into_keys().collect::<Vec<_>>(), [80]);
     }
 
     #[test]

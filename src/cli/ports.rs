@@ -145,6 +145,8 @@ fn explain(cause: Cause) -> &'static str {
         Cause::LinkLocalOnly => "bound to a link-local address, which is not routed",
         Cause::PortNotRoutable => "the platform does not route this port",
         Cause::OtherNetns => "it listens in another network namespace (a container)",
+        Cause::NoIpv6Address => "the VM has no IPv6 address that the outside can reach",
+        Cause::AddressNotAvailable => "bound to an address that the VM does not have",
         Cause::BridgeOff => "an IPv4-only bind, and automatic bridging is off",
         Cause::BridgeFailed => "an IPv4-only bind, and the bridge could not be set up",
     }
@@ -167,7 +169,16 @@ mod tests {
             cause,
             hint: None,
             url: None,
-            process: Some(Process { pid: 412, name: name.into(), command: name.into(), uid: 0, unit: None }),
+            process: Some(Process {
+                pid: 412,
+                name: name.into(),
+                command: name.into(),
+                uid: 0,
+                unit: None,
+                container: None,
+                started_at: None,
+                holders: None,
+            }),
             netns: 4_026_531_840,
             inode: 1,
             uid: Some(0),
@@ -264,7 +275,15 @@ mod tests {
     #[test]
     fn every_cause_is_explained() {
         use Cause::*;
-        for cause in [BridgeOff, BridgeFailed, PortNotRoutable, LinkLocalOnly, Ipv4OnlyAddress] {
+        for cause in [
+            BridgeOff,
+            BridgeFailed,
+            PortNotRoutable,
+            LinkLocalOnly,
+            Ipv4OnlyAddress,
+            NoIpv6Address,
+            AddressNotAvailable,
+        ] {
             let text = show(vec![listener("10.0.0.7:80", Exposure::Unreachable, Some(cause), "x")], false);
             assert!(text.contains("10.0.0.7:80 is unreachable: "), "{text}");
         }

@@ -2,17 +2,26 @@
 //!
 //! Owns the cache of socket owners. A look that fails leaves the last table standing and says so: "unknown" is never "none".
 
-use std::{io, os::linux::fs::MetadataExt, time::Instant};
+use std::{
+    collections::{BTreeSet, HashSet},
+    io,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
-use super::{ListenerTable, own::OwnSockets, owners::SocketOwners, table::Bind};
+use super::{ListenerTable, namespaces::Namespaces, own::OwnSockets, owners::SocketOwners, table::Bind};
 use crate::{
-    facts::SocketFact,
+    api::Scope,
+    facts::{AddressFact, NamespaceFact, SocketFact},
     limits,
-    sys::{rtnl, sock_diag},
+    sys::{netns, proc_pid, rtnl, sock_diag},
 };
 
 /// Looks by procfs after which sock_diag is tried again: its module may have been loaded.
 const SOCK_DIAG_RETRY: u32 = 64;
+
+/// A clock that has moved by less than this against the other was slewed or read at another moment, not set.
+const CLOCK_STEP: Duration = Duration::from_secs(1);
 
 /// Where a table came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +55,8 @@ impl Observation {
             return false;
         }
         let mut quiet = next.clone();
-        for (socket, before) in quiet.table.sockets.iter_mut().zip(&self.table.sockets) {
+        let (before, after) = (self.table.all_sockets(), quiet.table.all_sockets_mut());
+        for (socket, before) in after.zip(before) {
             socket.accept_queue = before.accept_queue;
         }
         *self != quiet
@@ -58,19 +68,28 @@ impl Observation {
 pub(super) struct Looker {
     own: OwnSockets,
     owners: SocketOwners,
+    namespaces: Namespaces,
     source: Source,
     looks: u32,
+    booted_at: Duration,
 }
 
 impl Looker {
     pub(super) fn new(own: OwnSockets) -> Self {
-        Self { own, owners: SocketOwners::default(), source: Source::SockDiag, looks: 0 }
+        Self {
+            own,
+            owners: SocketOwners::default(),
+            namespaces: Namespaces::new(),
+            source: Source::SockDiag,
+            looks: 0,
+            booted_at: Duration::ZERO,
+        }
     }
 
-    /// A socket began to listen in the network namespace with this cookie, where the kernel tells it.
+    /// A socket began to listen in the network namespace with this cookie (SO_NETNS_COOKIE), where the kernel tells it. One that is
+    /// not known makes the next look walk for new namespaces.
     pub(super) fn notice(&mut self, netns_cookie: Option<u64>) {
-        // Only this namespace is looked at yet.
-        let _ = netns_cookie;
+        self.namespaces.notice(netns_cookie);
     }
 
     /// When to look again for the sake of a socket whose owner was not found.
@@ -80,7 +99,7 @@ impl Looker {
 
     /// Looks; `last` is what stands when the look fails.
     pub(super) fn look(&mut self, last: Option<&Observation>) -> Observation {
-        match self.table() {
+        match self.table(last.map(|last| &last.table)) {
             Ok((table, truncated)) => Observation { table, source: self.source, failure: None, truncated },
             Err(error) => Observation {
                 table: last.map(|last| last.table.clone()).unwrap_or_default(),
@@ -91,29 +110,57 @@ impl Looker {
         }
     }
 
-    fn table(&mut self) -> io::Result<(ListenerTable, bool)> {
+    fn table(&mut self, last: Option<&ListenerTable>) -> io::Result<(ListenerTable, bool)> {
         // Before and after the dump: a socket of ours that is closed in between is in the dump and not in the set any more.
         let own_before = self.own.all();
         let mut sockets = self.sockets()?;
         let own_after = self.own.all();
         sockets.retain(|socket| !own_before.contains(&socket.inode) && !own_after.contains(&socket.inode));
-        sockets.sort_by_key(|socket| (socket.port, Bind::of(socket).family, socket.address, socket.inode));
-        let truncated = sockets.len() > limits::LISTENERS;
-        sockets.truncate(limits::LISTENERS);
-        let listening = sockets.iter().map(|socket| socket.inode).collect();
-        let table = ListenerTable {
-            netns: std::fs::metadata("/proc/self/ns/net")?.st_ino(),
-            addresses: rtnl::addresses()?,
-            processes: self.owners.of(&listening, Instant::now()),
+        let netns = netns::own()?;
+        let addresses = rtnl::addresses()?;
+        let source = self.source;
+        let (mut others, unseen) = self.namespaces.look(netns, last, |netns| {
+            // One more than the table holds, so that it is seen to be cut.
+            let most = limits::LISTENERS + 1;
+            let sockets = match source {
+                Source::SockDiag => sock_diag::listening_tcp(most)?,
+                Source::Procfs => sock_diag::procfs_listening_tcp(most)?,
+            };
+            let mut addresses = rtnl::addresses()?;
+            addresses.truncate(limits::NAMESPACE_ADDRESSES);
+            Ok(NamespaceFact { netns, sockets: sorted(sockets), addresses })
+        });
+        let mut sockets = sorted(sockets);
+        let truncated = cut(&mut sockets, &mut others);
+        let absent = absent(&sockets, &addresses);
+        let mut table = ListenerTable {
+            netns,
             sockets,
+            addresses,
+            absent,
+            others,
+            unseen,
+            booted_at: self.booted_at(),
+            ..ListenerTable::default()
         };
+        let listening: HashSet<u64> = table.all_sockets().map(|socket| socket.inode).collect();
+        table.processes = self.owners.of(&listening, Instant::now());
         Ok((table, truncated))
+    }
+
+    /// The kernel's start, the same at every look unless the clock was set in between.
+    fn booted_at(&mut self) -> Duration {
+        let now = proc_pid::booted_at();
+        if now.abs_diff(self.booted_at) > CLOCK_STEP {
+            self.booted_at = now;
+        }
+        self.booted_at
     }
 
     fn sockets(&mut self) -> io::Result<Vec<SocketFact>> {
         self.looks = self.looks.wrapping_add(1);
         if self.source == Source::SockDiag || self.looks.is_multiple_of(SOCK_DIAG_RETRY) {
-            match sock_diag::listening_tcp() {
+            match sock_diag::listening_tcp(limits::LISTENERS_READ) {
                 Err(error) if sock_diag::is_absent(&error) => self.source = Source::Procfs,
                 Err(error) => return Err(error),
                 Ok(sockets) => {
@@ -122,8 +169,40 @@ impl Looker {
                 }
             }
         }
-        sock_diag::procfs_listening_tcp()
+        sock_diag::procfs_listening_tcp(limits::LISTENERS_READ)
     }
+}
+
+fn sorted(mut sockets: Vec<SocketFact>) -> Vec<SocketFact> {
+    sockets.sort_by_key(|socket| (socket.port, Bind::of(socket).family, socket.address, socket.inode));
+    sockets
+}
+
+/// Cuts the table to its bound, the own namespace's sockets last: a container must not drive them out. True if it was cut.
+fn cut(own: &mut Vec<SocketFact>, others: &mut [NamespaceFact]) -> bool {
+    let mut room = limits::LISTENERS;
+    let mut truncated = false;
+    for sockets in std::iter::once(own).chain(others.iter_mut().map(|other| &mut other.sockets)) {
+        truncated |= sockets.len() > room;
+        sockets.truncate(room);
+        room -= sockets.len();
+    }
+    truncated
+}
+
+/// Bind addresses that the kernel does not take for its own, by its own word: addresses that were removed, or were never there
+/// (IP_FREEBIND of ip(7)).
+fn absent(sockets: &[SocketFact], addresses: &[AddressFact]) -> BTreeSet<IpAddr> {
+    let there: HashSet<IpAddr> = addresses.iter().filter(|fact| fact.up).map(|fact| fact.address).collect();
+    let binds: BTreeSet<IpAddr> = sockets
+        .iter()
+        .map(Bind::of)
+        .filter(|bind| bind.scope == Scope::Address && !there.contains(&bind.address))
+        .map(|bind| bind.address)
+        .collect();
+    // Where the kernel does not answer, nothing is claimed.
+    let is_absent = |address: &IpAddr| rtnl::is_local(*address).is_ok_and(|local| !local);
+    binds.into_iter().take(limits::ADDRESS_LOOKUPS).filter(is_absent).collect()
 }
 
 #[cfg(test)]
@@ -147,5 +226,26 @@ mod tests {
         assert!(quiet != busy && !quiet.is_outdated_by(&busy) && !quiet.is_outdated_by(&quiet));
         assert!(quiet.is_outdated_by(&observed(socket("0.0.0.0", 80), 0)));
         assert!(quiet.is_outdated_by(&Observation { table: table(Vec::new()), ..busy }));
+    }
+
+    #[test]
+    fn a_container_with_too_many_listeners_does_not_drive_out_those_of_the_vm() {
+        let many = |count| vec![socket("::", 80); count];
+        let other = |count| NamespaceFact { netns: 7, sockets: many(count), addresses: Vec::new() };
+        let (mut own, mut others) = (many(10), vec![other(limits::LISTENERS - 20), other(20), other(1)]);
+        assert!(cut(&mut own, &mut others));
+        let lengths: Vec<_> = others.iter().map(|other| other.sockets.len()).collect();
+        assert_eq!((own.len(), lengths), (10, vec![limits::LISTENERS - 20, 10, 0]));
+        assert!(!cut(&mut own, &mut others));
+        assert!(cut(&mut many(limits::LISTENERS + 1), &mut []));
+    }
+
+    #[test]
+    fn only_the_kernel_says_that_a_bind_address_is_missing() {
+        let facts = rtnl::addresses().unwrap();
+        let binds = ["203.0.113.77", "2001:db8::77", "::", "127.9.9.9", "::1"].map(|address| socket(address, 80));
+        let missing: Vec<IpAddr> = vec!["203.0.113.77".parse().unwrap(), "2001:db8::77".parse().unwrap()];
+        assert_eq!(absent(&binds, &facts).into_iter().collect::<Vec<_>>(), missing);
+        assert!(rtnl::is_local("127.0.0.1".parse().unwrap()).unwrap());
     }
 }

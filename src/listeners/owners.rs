@@ -1,26 +1,43 @@
-//! Who holds which socket, looked up as seldom as possible.
+//! Who holds which socket, looked up as seldom as possible and right at every look.
 //!
 //! A look-up walks over every descriptor of every process. It is made for sockets that are new, and for those whose owner has
-//! gone or let them go; a socket that nobody holds (its descriptor is in flight, or it is the kernel's own) is looked for at growing intervals.
+//! gone or let them go; a socket that nobody holds (its descriptor is in flight, or it is the kernel's own) is looked for at
+//! growing intervals. From time to time it is made for all: a service may by now hold what init held alone, and others share it.
+//!
+//! Each look asks of each known owner whether it holds its sockets (one readlink each) and is the same program (one read of its
+//! stat file), which is what changes with an exec, a descriptor that is passed on, and a pid that is another's by now.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use super::ration::Ration;
 use crate::{
-    facts::ProcessFact,
-    sys::socket_owners::{self, Holder},
+    facts::{OwnerFact, ProcessFact},
+    sys::{
+        proc_pid::{self, Image},
+        socket_owners::{self, Holder},
+    },
 };
 
 /// First and longest wait before a socket without an owner is looked for again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// Least and longest time between two walks that no new socket asks for.
+const REFRESH: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+
+/// Walks in one look: the second is for what a process held that has ended since the first.
+const WALKS: usize = 2;
+
 /// Known owners, and sockets that were looked for in vain.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct SocketOwners {
     known: BTreeMap<u64, Holder>,
+    processes: HashMap<i32, (Image, Arc<ProcessFact>)>,
     missed: HashMap<u64, Missed>,
+    refresh: Ration,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -31,17 +48,56 @@ struct Missed {
     given_up: bool,
 }
 
+impl Default for SocketOwners {
+    fn default() -> Self {
+        Self {
+            known: BTreeMap::new(),
+            processes: HashMap::new(),
+            missed: HashMap::new(),
+            refresh: Ration::within(REFRESH.0, REFRESH.1),
+        }
+    }
+}
+
 impl SocketOwners {
     /// Owners of the sockets that listen now.
-    pub(super) fn of(&mut self, listening: &HashSet<u64>, now: Instant) -> BTreeMap<u64, ProcessFact> {
-        self.known.retain(|inode, holder| listening.contains(inode) && socket_owners::still_holds(holder, *inode));
+    pub(super) fn of(&mut self, listening: &HashSet<u64>, now: Instant) -> BTreeMap<u64, OwnerFact> {
+        self.known.retain(|inode, _| listening.contains(inode));
         self.missed.retain(|inode, _| listening.contains(inode));
-        let mut wanted = self.wanted(listening, now);
-        if !wanted.is_empty() {
-            let found = socket_owners::find(&mut wanted);
+        self.drop_what_is_held_no_more();
+        for _ in 0..WALKS {
+            let wanted = self.wanted(listening, now);
+            let refresh = !self.known.is_empty() && self.refresh.is_due(now);
+            if wanted.is_empty() && !refresh {
+                break;
+            }
+            // A /proc that cannot be read leaves the owners unknown, and the next look tries again.
+            let Ok(found) = self.refresh.spend(|| socket_owners::find(listening)) else { break };
             self.learn(found, &wanted, now);
+            // Read anew: a process may have given itself another title.
+            self.processes.clear();
+            if self.describe() {
+                break;
+            }
         }
-        self.known.iter().map(|(inode, holder)| (*inode, holder.process.clone())).collect()
+        self.describe();
+        let owner = |(inode, holder): (&u64, &Holder)| {
+            let (_, process) = self.processes.get(&holder.pid)?;
+            Some((*inode, OwnerFact { process: Arc::clone(process), holders: holder.holders }))
+        };
+        self.known.iter().filter_map(owner).collect()
+    }
+
+    fn drop_what_is_held_no_more(&mut self) {
+        let mut by_process: BTreeMap<i32, Vec<(i32, u64)>> = BTreeMap::new();
+        for (inode, holder) in &self.known {
+            by_process.entry(holder.pid).or_default().push((holder.descriptor, *inode));
+        }
+        for (pid, held) in by_process {
+            for inode in socket_owners::no_longer_held(pid, &held) {
+                self.known.remove(&inode);
+            }
+        }
     }
 
     /// When the next socket is to be looked for again. A socket that nobody ever owns does not wake the VM for ever: after the longest
@@ -56,16 +112,38 @@ impl SocketOwners {
         listening.iter().copied().filter(|inode| !self.known.contains_key(inode)).filter(due).collect()
     }
 
-    fn learn(&mut self, found: BTreeMap<u64, Holder>, in_vain: &HashSet<u64>, now: Instant) {
+    fn learn(&mut self, found: BTreeMap<u64, Holder>, wanted: &HashSet<u64>, now: Instant) {
         self.missed.retain(|inode, _| !found.contains_key(inode));
-        self.known.extend(found);
-        for inode in in_vain {
+        for inode in wanted.iter().filter(|inode| !found.contains_key(inode)) {
             let (wait, given_up) = self
                 .missed
                 .get(inode)
                 .map_or((RETRY.0, false), |missed| ((missed.wait * 2).min(RETRY.1), missed.wait == RETRY.1));
             self.missed.insert(*inode, Missed { again_at: now + wait, wait, given_up });
         }
+        // What a walk has not met may have moved against it, from a process that came later to one that came before.
+        self.known.extend(found);
+    }
+
+    /// Sees to it that every owner is described as the program that it is now. False where one has ended: what it held is then
+    /// to be looked for.
+    fn describe(&mut self) -> bool {
+        let pids: HashSet<i32> = self.known.values().map(|holder| holder.pid).collect();
+        self.processes.retain(|pid, _| pids.contains(pid));
+        let mut ended = HashSet::new();
+        for pid in pids {
+            let is_same =
+                self.processes.get(&pid).is_some_and(|(image, _)| proc_pid::image(pid).as_ref() == Some(image));
+            if is_same {
+                continue;
+            }
+            match proc_pid::describe(pid) {
+                Some((image, fact)) => _ = self.processes.insert(pid, (image, Arc::new(fact))),
+                None => _ = ended.insert(pid),
+            }
+        }
+        self.known.retain(|_, holder| !ended.contains(&holder.pid));
+        ended.is_empty()
     }
 }
 
@@ -110,5 +188,20 @@ mod tests {
         assert_eq!(owners.wanted(&HashSet::from([7, 8]), now), HashSet::from([8]));
         assert_eq!(owners.of(&HashSet::new(), now), BTreeMap::new());
         assert_eq!(owners.wanted(&HashSet::from([7]), now), HashSet::from([7]));
+    }
+
+    #[test]
+    fn what_nobody_holds_does_not_keep_what_is_held_from_being_found() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let inode = nix::sys::stat::fstat(&listener).unwrap().st_ino;
+        let (mut owners, now) = (SocketOwners::default(), Instant::now());
+        let listening = HashSet::from([inode, u64::MAX]);
+        for now in [now, now, now + RETRY.0] {
+            let found = owners.of(&listening, now);
+            let held: Vec<_> = found.iter().map(|(inode, owner)| (*inode, owner.process.pid, owner.holders)).collect();
+            assert_eq!(held, [(inode, i32::try_from(std::process::id()).unwrap(), 1)]);
+        }
+        drop(listener);
+        assert_eq!(owners.of(&listening, now), BTreeMap::new());
     }
 }

@@ -143,6 +143,13 @@ const RUNTIMES: &[Runtime] = &[
         "run it with `--ipv6 --bind_ip_all`; if it is not meant to be public, `--bind_ip localhost`",
         None,
     ),
+    // What publishes containers' ports.
+    same("Docker", &["docker-proxy"], "publish the container's port as `-p {port}:PORT`, without an address"),
+    same(
+        "podman",
+        &["conmon", "rootlessport", "rootlessport-child"],
+        "publish the container's port as `-p '[::]:{port}:PORT'`",
+    ),
     same("Deno", &["deno"], "pass `hostname: \"::\"` to `Deno.serve`, or run `deno serve --host '[::]' --port {port}`"),
     same("Bun", &["bun"], "pass `hostname: \"::\"` to `Bun.serve`"),
     same("Node.js", &["node", "nodejs"], "call `server.listen({port}, '::')`, in Express `app.listen({port}, '::')`"),
@@ -233,6 +240,8 @@ mod tests {
             ("MySQL", &["/usr/sbin/mysqld", "/usr/sbin/mariadbd --user=mysql"]),
             ("Redis", &["redis-server 127.0.0.1:6379", "/usr/bin/redis-server *:6379"]),
             ("MongoDB", &["/usr/bin/mongod --config /etc/mongod.conf"]),
+            ("Docker", &["/usr/bin/docker-proxy -proto tcp -host-ip 0.0.0.0 -host-port 80"]),
+            ("podman", &["/usr/bin/conmon --api-version 1 -c 3f", "rootlessport", "rootlessport-child"]),
             ("Deno", &["deno run -A main.ts", "deno serve --port 8000 main.ts"]),
             ("Bun", &["bun run index.ts", "/root/.bun/bin/bun index.ts"]),
             ("Node.js", &["node server.js", "/usr/bin/node --require ./trace.js ./bin/www", "node -e require('http')"]),

@@ -1,26 +1,38 @@
 //! The listeners as they are, with what the kernel's view hides made plain: an IPv4-mapped bind is an IPv4 bind.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
 };
 
 use crate::{
     api::{Family, Scope},
-    facts::{AddressFact, ProcessFact, SocketFact},
+    facts::{AddressFact, NamespaceFact, OwnerFact, SocketFact, UnseenFact},
 };
 
 /// One look at the VM's sockets, addresses and their owners.
+///
+/// Sockets of other network namespaces are apart from the own ones, so that nothing that acts on a listener takes a container's for
+/// one that it can reach.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ListenerTable {
-    /// Network namespace, as its inode number.
+    /// The VM's own network namespace, which is guestd's, as its inode number.
     pub netns: u64,
-    /// Listening sockets, by port, address and inode.
+    /// Its listening sockets, by port, address and inode.
     pub sockets: Vec<SocketFact>,
-    /// Addresses of the interfaces.
+    /// Addresses of its interfaces.
     pub addresses: Vec<AddressFact>,
-    /// Owners by socket inode, where one was found.
-    pub processes: BTreeMap<u64, ProcessFact>,
+    /// Bind addresses that the kernel does not take for its own.
+    pub absent: BTreeSet<IpAddr>,
+    /// Other network namespaces, by number.
+    pub others: Vec<NamespaceFact>,
+    /// What could not be looked at.
+    pub unseen: Vec<UnseenFact>,
+    /// Owners by socket inode, in all namespaces, where one was found. Inodes of sockets are unique over namespaces.
+    pub processes: BTreeMap<u64, OwnerFact>,
+    /// The kernel's start, since 1970.
+    pub booted_at: Duration,
 }
 
 impl ListenerTable {
@@ -41,12 +53,26 @@ impl ListenerTable {
         })
     }
 
-    /// The socket that serves `port` over IPv6 for clients outside of the VM, if there is one.
-    pub fn ipv6_listener(&self, port: u16) -> Option<&SocketFact> {
-        self.sockets.iter().find(|socket| {
+    /// By port, the socket that serves it over IPv6 for clients outside of the VM.
+    pub fn ipv6_listeners(&self) -> BTreeMap<u16, &SocketFact> {
+        let mut listeners = BTreeMap::new();
+        for socket in &self.sockets {
             let bind = Bind::of(socket);
-            socket.port == port && bind.family == Family::Ipv6 && matches!(bind.scope, Scope::Wildcard | Scope::Address)
-        })
+            let is_for_all = matches!(bind.scope, Scope::Wildcard | Scope::Address);
+            if bind.family == Family::Ipv6 && is_for_all && !self.absent.contains(&bind.address) {
+                listeners.entry(socket.port).or_insert(socket);
+            }
+        }
+        listeners
+    }
+
+    /// Sockets of every namespace, the own one's first.
+    pub fn all_sockets(&self) -> impl Iterator<Item = &SocketFact> {
+        self.sockets.iter().chain(self.others.iter().flat_map(|other| &other.sockets))
+    }
+
+    pub(super) fn all_sockets_mut(&mut self) -> impl Iterator<Item = &mut SocketFact> {
+        self.sockets.iter_mut().chain(self.others.iter_mut().flat_map(|other| &mut other.sockets))
     }
 }
 
@@ -85,7 +111,10 @@ impl Bind {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::facts::ProcessFact;
 
     /// A socket on `address`, its inode made from the port.
     pub(crate) fn socket(address: &str, port: u16) -> SocketFact {
@@ -113,8 +142,21 @@ pub(crate) mod tests {
             netns: 1,
             sockets,
             addresses: addresses.map(|(interface, ip)| address(interface, ip)).to_vec(),
-            processes: BTreeMap::new(),
+            ..ListenerTable::default()
         }
+    }
+
+    /// A process that has held a socket since the kernel's start.
+    pub(crate) fn owner(pid: i32, name: &str, command: &str, cgroup: &str) -> OwnerFact {
+        let process = ProcessFact {
+            pid,
+            name: name.to_owned(),
+            command: command.to_owned(),
+            uid: 0,
+            cgroup: cgroup.to_owned(),
+            started_after_boot: Duration::ZERO,
+        };
+        OwnerFact { process: Arc::new(process), holders: 1 }
     }
 
     #[test]

@@ -194,7 +194,7 @@ impl Watching {
         self.drain();
         let (begun, cpu_before) = (Instant::now(), cpu_time());
         let next = self.looker.look(Some(&self.publish.borrow()));
-        let there: HashSet<u64> = next.table.sockets.iter().filter_map(|socket| socket.cookie).collect();
+        let there: HashSet<u64> = next.table.all_sockets().filter_map(|socket| socket.cookie).collect();
         let shows_closing = self.sources.shows_closing(begun, |cookie| there.contains(&cookie));
         let again = next.failure.is_some() || shows_closing;
         let news = self.publish.send_if_modified(|current| {

@@ -10,7 +10,11 @@ pub mod files;
 #[cfg(feature = "agent")]
 mod netlink;
 #[cfg(feature = "agent")]
+pub mod netns;
+#[cfg(feature = "agent")]
 pub mod pidfd;
+#[cfg(feature = "agent")]
+pub mod proc_pid;
 #[cfg(feature = "agent")]
 pub mod process;
 #[cfg(feature = "agent")]

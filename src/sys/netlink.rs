@@ -11,14 +11,23 @@ use netlink_packet_core::{
 };
 use netlink_sys::{Socket, SocketAddr};
 
-/// Asks for a dump and returns every object of it.
+/// Asks for a dump and returns its objects, but no more than the first `most`: the kernel is not asked for the rest.
 ///
 /// An interrupted or failed dump is an error, never a short list.
-pub(super) fn dump<T>(protocol: isize, request: T) -> io::Result<Vec<T>>
+pub(super) fn dump<T>(protocol: isize, request: T, most: usize) -> io::Result<Vec<T>>
 where
     T: NetlinkSerializable + NetlinkDeserializable,
 {
-    exchange(protocol, request, NLM_F_REQUEST | NLM_F_DUMP)
+    exchange(protocol, request, NLM_F_REQUEST | NLM_F_DUMP, most)
+}
+
+/// Asks for one thing and returns the answer.
+pub(super) fn ask<T>(protocol: isize, request: T) -> io::Result<Option<T>>
+where
+    T: NetlinkSerializable + NetlinkDeserializable,
+{
+    // The acknowledgement is the end of the answer.
+    exchange(protocol, request, NLM_F_REQUEST | NLM_F_ACK, usize::MAX).map(|answers| answers.into_iter().next())
 }
 
 /// Asks for a change and waits for the kernel's word that it is done.
@@ -26,10 +35,10 @@ pub(super) fn change<T>(protocol: isize, request: T, flags: u16) -> io::Result<(
 where
     T: NetlinkSerializable + NetlinkDeserializable,
 {
-    exchange(protocol, request, NLM_F_REQUEST | NLM_F_ACK | flags).map(drop)
+    exchange(protocol, request, NLM_F_REQUEST | NLM_F_ACK | flags, usize::MAX).map(drop)
 }
 
-fn exchange<T>(protocol: isize, request: T, flags: u16) -> io::Result<Vec<T>>
+fn exchange<T>(protocol: isize, request: T, flags: u16, most: usize) -> io::Result<Vec<T>>
 where
     T: NetlinkSerializable + NetlinkDeserializable,
 {
@@ -54,6 +63,7 @@ where
                 return Err(io::Error::other("the table changed while the kernel dumped it (NLM_F_DUMP_INTR)"));
             }
             match message.payload {
+                NetlinkPayload::InnerMessage(_) if answers.len() >= most => return Ok(answers),
                 NetlinkPayload::InnerMessage(answer) => answers.push(answer),
                 NetlinkPayload::Done(_) => return Ok(answers),
                 NetlinkPayload::Error(error) if error.code.is_none() => return Ok(answers),

@@ -38,6 +38,23 @@ pub fn addresses() -> io::Result<Vec<AddressFact>> {
     Ok(facts)
 }
 
+/// Does the kernel take what comes for this address as its own? So it does for addresses on interfaces, for all of loopback, and for
+/// prefixes that a `local` route names; and for an IPv4 address, not an IPv6 one, whose interface is down.
+pub fn is_local(address: IpAddr) -> io::Result<bool> {
+    let (family, prefix_len, octets) = match address {
+        IpAddr::V4(address) => (libc::AF_INET, 32, address.octets().to_vec()),
+        IpAddr::V6(address) => (libc::AF_INET6, 128, address.octets().to_vec()),
+    };
+    let header = route_header(family, prefix_len, libc::RT_TABLE_UNSPEC, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNSPEC);
+    let request = Change { kind: libc::RTM_GETROUTE, header, attributes: vec![attribute(libc::RTA_DST, octets)] };
+    match netlink::ask(NETLINK_ROUTE, request) {
+        // The answer begins with a struct rtmsg as well; its eighth byte is the route's type.
+        Ok(answer) => Ok(answer.is_some_and(|route| route.header.get(7) == Some(&libc::RTN_LOCAL))),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Index of an interface; an error where there is none of that name.
 pub fn interface_index(name: &str) -> io::Result<u32> {
     Ok(nix::net::if_::if_nametoindex(name)?)
@@ -145,7 +162,7 @@ impl NetlinkSerializable for Change {
 impl NetlinkDeserializable for Change {
     type Error = DecodeError;
 
-    /// The answer to a change is an acknowledgement, which has no content of this kind.
+    /// The answer to a change is an acknowledgement, which has no content of this kind; that to a question is kept whole.
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
         Ok(Self { kind: header.message_type, header: payload.to_vec(), attributes: Vec::new() })
     }

@@ -1,4 +1,4 @@
-//! Listening TCP sockets of this network namespace, by sock_diag(7).
+//! Listening TCP sockets of the network namespace that this thread is in, by sock_diag(7).
 //!
 //! Only LISTEN sockets are asked for, so the cost does not grow with the number of connections. A failed dump is an
 //! error: the caller then knows nothing new, and must not take it for "no listeners".
@@ -19,13 +19,13 @@ use crate::facts::{AcceptQueue, SocketFact};
 /// `INET_DIAG_CGROUP_ID` of `linux/inet_diag.h`, a u64. It comes unasked, from Linux 5.9 on.
 const INET_DIAG_CGROUP_ID: u16 = 21;
 
-/// Every listening TCP socket, IPv4 and IPv6.
+/// Every listening TCP socket, IPv4 and IPv6, up to `most` of each.
 ///
 /// # Errors
 /// The kernel has no INET_DIAG (ENOENT), or the dump was cut; see [`procfs_listening_tcp`] for the first.
-pub fn listening_tcp() -> io::Result<Vec<SocketFact>> {
-    let mut facts = dump(AF_INET)?;
-    match dump(AF_INET6) {
+pub fn listening_tcp(most: usize) -> io::Result<Vec<SocketFact>> {
+    let mut facts = dump(AF_INET, most)?;
+    match dump(AF_INET6, most) {
         Ok(ipv6) => facts.extend(ipv6),
         // A kernel without IPv6 (`ipv6.disable=1`) has no handler for the family.
         Err(error) if is_absent(&error) => {}
@@ -39,7 +39,7 @@ pub fn is_absent(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP))
 }
 
-fn dump(family: u8) -> io::Result<Vec<SocketFact>> {
+fn dump(family: u8, most: usize) -> io::Result<Vec<SocketFact>> {
     let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     let request = SockDiagMessage::InetRequest(InetRequest {
         family,
@@ -48,7 +48,7 @@ fn dump(family: u8) -> io::Result<Vec<SocketFact>> {
         states: StateFlags::LISTEN,
         socket_id,
     });
-    let answers = netlink::dump(NETLINK_SOCK_DIAG, request)?;
+    let answers = netlink::dump(NETLINK_SOCK_DIAG, request, most)?;
     Ok(answers
         .into_iter()
         .filter_map(|answer| match answer {
@@ -90,18 +90,21 @@ fn cgroup_id(nla: &Nla) -> Option<u64> {
 /// The same from `/proc/net/tcp` and `tcp6`, for kernels without INET_DIAG.
 ///
 /// These files do not tell dual-stack from IPv6-only sockets: `v6only` is false for all. They have neither cgroups nor backlogs.
-pub fn procfs_listening_tcp() -> io::Result<Vec<SocketFact>> {
-    use procfs::net::{TcpState, tcp, tcp6};
-    let mut entries = tcp().map_err(io::Error::other)?;
-    match tcp6() {
-        Ok(ipv6) => entries.extend(ipv6),
+pub fn procfs_listening_tcp(most: usize) -> io::Result<Vec<SocketFact>> {
+    use procfs::{FromReadSI, ProcError, current_system_info, net::TcpNetEntries, net::TcpState};
+    // Of this thread: `/proc/net` is that of the process's first one, which may be in another namespace.
+    let read = |name| TcpNetEntries::from_file(format!("/proc/thread-self/net/{name}"), current_system_info());
+    let mut entries = read("tcp").map_err(io::Error::other)?.0;
+    match read("tcp6") {
+        Ok(ipv6) => entries.extend(ipv6.0),
         // The file is there where the kernel has IPv6.
-        Err(procfs::ProcError::NotFound(_)) => {}
+        Err(ProcError::NotFound(_)) => {}
         Err(error) => return Err(io::Error::other(error)),
     }
     Ok(entries
         .into_iter()
         .filter(|entry| entry.state == TcpState::Listen)
+        .take(most)
         .map(|entry| SocketFact {
             address: entry.local_address.ip(),
             port: entry.local_address.port(),
@@ -145,7 +148,7 @@ mod tests {
     fn dual_stack_and_v6only_sockets_are_told_apart() {
         let dual = ipv6_listener("::", false);
         let only = ipv6_listener("::", true);
-        let facts = listening_tcp().unwrap();
+        let facts = listening_tcp(usize::MAX).unwrap();
         assert!(!find(&facts, &dual).v6only);
         assert!(find(&facts, &only).v6only);
     }
@@ -153,8 +156,8 @@ mod tests {
     #[test]
     fn both_sources_agree_on_address_port_and_inode() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let from_diag = find(&listening_tcp().unwrap(), &listener);
-        let from_procfs = find(&procfs_listening_tcp().unwrap(), &listener);
+        let from_diag = find(&listening_tcp(usize::MAX).unwrap(), &listener);
+        let from_procfs = find(&procfs_listening_tcp(usize::MAX).unwrap(), &listener);
         let both_know = SocketFact { cookie: None, cgroup_id: None, accept_queue: None, ..from_diag.clone() };
         assert_eq!(both_know, from_procfs);
         assert_eq!(from_diag.address, "127.0.0.1".parse::<IpAddr>().unwrap());
@@ -166,7 +169,7 @@ mod tests {
     fn backlog_and_waiting_connections_are_those_of_the_socket() {
         let listener = ipv6_listener("::1", true);
         let address = listener.local_addr().unwrap().as_socket().unwrap();
-        let queue = || find(&listening_tcp().unwrap(), &listener).accept_queue;
+        let queue = || find(&listening_tcp(usize::MAX).unwrap(), &listener).accept_queue;
         assert_eq!(queue(), Some(AcceptQueue { waiting: 0, backlog: 1 }));
         let _client = std::net::TcpStream::connect(address).unwrap();
         // The connection is in the queue when the handshake's last packet is there: then the listener can be read from.
@@ -176,10 +179,19 @@ mod tests {
     }
 
     #[test]
+    fn a_dump_ends_at_its_bound() {
+        let _some: Vec<_> = (0..8).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        for most in [0, 5] {
+            assert_eq!(dump(AF_INET, most).unwrap().len(), most);
+            assert_eq!(procfs_listening_tcp(most).unwrap().len(), most);
+        }
+    }
+
+    #[test]
     fn established_connections_are_not_listed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let port = client.local_addr().unwrap().port();
-        assert!(listening_tcp().unwrap().iter().all(|fact| fact.port != port));
+        assert!(listening_tcp(usize::MAX).unwrap().iter().all(|fact| fact.port != port));
     }
 }

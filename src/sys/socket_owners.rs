@@ -1,76 +1,94 @@
 //! Which process holds a socket: a walk over `/proc/PID/fd` (proc(5)).
 //!
-//! The walk takes from 1 to some 100 ms with many processes, so callers ask for unknown sockets only.
+//! The walk takes from 1 to some 100 ms with many processes or descriptors, so callers ask for unknown sockets only. To look
+//! whether a known holder still holds its sockets costs one readlink for each.
 
-use std::collections::{BTreeMap, HashSet};
+#![expect(
+    unsafe_code,
+    reason = "readlinkat(2) into a buffer of our own: a walk makes a hundred thousand of these calls"
+)]
 
-use procfs::process::{FDTarget, Process, all_processes};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ffi::CStr,
+    fs::File,
+    io::{self, Write},
+    os::fd::{AsRawFd, OwnedFd},
+};
 
-use crate::{facts::ProcessFact, limits};
+use super::proc_pid::{inode_in_link, numbers_in};
 
 /// A process and the descriptor by which it holds a socket.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Holder {
-    /// The process.
-    pub process: ProcessFact,
+    /// The process: the lowest pid that holds the socket, and pid 1 only where no other does. An init that activates services by
+    /// their sockets holds these beside the service.
+    pub pid: i32,
     /// Number of its descriptor, the lowest if it has several.
     pub descriptor: i32,
+    /// Processes that hold it, this one counted.
+    pub holders: u32,
 }
 
-/// Finds the owners of the sockets in `inodes` and takes out those that were found. Of several processes that share one,
-/// the lowest pid counts.
-pub fn find(inodes: &mut HashSet<u64>) -> BTreeMap<u64, Holder> {
+const INIT: i32 = 1;
+
+/// Finds the holders of those of `inodes` that are held, in one walk over all processes.
+///
+/// # Errors
+/// `/proc` cannot be read. Processes that end meanwhile hold nothing.
+pub fn find(inodes: &HashSet<u64>) -> io::Result<BTreeMap<u64, Holder>> {
+    let mut pids: Vec<i32> = numbers_in("/proc")?;
+    pids.sort_unstable();
     let mut found = BTreeMap::new();
-    let Ok(processes) = all_processes() else { return found };
-    let mut processes: Vec<_> = processes.flatten().collect();
-    processes.sort_by_key(Process::pid);
-    for process in processes {
-        // Processes come and go during the walk; one that is gone holds nothing.
-        let Ok(descriptors) = process.fd() else { continue };
-        let held: Vec<(u64, i32)> = descriptors
-            .flatten()
-            .filter_map(|descriptor| match descriptor.target {
-                FDTarget::Socket(inode) => Some((inode, descriptor.fd)),
-                _ => None,
-            })
-            .filter(|(inode, _)| inodes.remove(inode))
-            .collect();
-        if held.is_empty() {
-            continue;
+    for pid in pids {
+        let Ok((directory, descriptors)) = descriptors(pid) else { continue };
+        let mut held: BTreeMap<u64, i32> = BTreeMap::new();
+        for descriptor in descriptors {
+            if let Some(inode) = socket_of(&directory, descriptor).filter(|inode| inodes.contains(inode)) {
+                let lowest = held.entry(inode).or_insert(descriptor);
+                *lowest = descriptor.min(*lowest);
+            }
         }
-        if let Some(fact) = describe(&process) {
-            let holder = |descriptor| Holder { process: fact.clone(), descriptor };
-            found.extend(held.into_iter().map(|(inode, descriptor)| (inode, holder(descriptor))));
-        }
-        if inodes.is_empty() {
-            break;
+        for (inode, descriptor) in held {
+            let holder = found.entry(inode).or_insert(Holder { pid, descriptor, holders: 0 });
+            holder.holders += 1;
+            if holder.pid == INIT {
+                (holder.pid, holder.descriptor) = (pid, descriptor);
+            }
         }
     }
-    found
+    Ok(found)
 }
 
-/// Does the process still hold the socket by that descriptor?
+/// Of sockets that the process held by these descriptors, the inodes of those that it holds no more.
 ///
-/// One readlink(2). A process that lives may have closed it and left it to a child, and a pid may be another process's by now.
-pub fn still_holds(holder: &Holder, inode: u64) -> bool {
-    let link = format!("/proc/{}/fd/{}", holder.process.pid, holder.descriptor);
-    std::fs::read_link(link).is_ok_and(|target| target.to_str() == Some(&format!("socket:[{inode}]")))
+/// A process that lives may have closed one and left it to a child, and a pid may be another process's by now.
+pub fn no_longer_held(pid: i32, held: &[(i32, u64)]) -> Vec<u64> {
+    let directory = File::open(format!("/proc/{pid}/fd")).map(OwnedFd::from);
+    let holds = |(descriptor, inode): &(i32, u64)| {
+        directory.as_ref().is_ok_and(|directory| socket_of(directory, *descriptor) == Some(*inode))
+    };
+    held.iter().filter(|socket| !holds(socket)).map(|(_, inode)| *inode).collect()
 }
 
-fn describe(process: &Process) -> Option<ProcessFact> {
-    let stat = process.stat().ok()?;
-    let mut command = process.cmdline().unwrap_or_default().join(" ");
-    command.truncate(command.floor_char_boundary(limits::PROCESS_COMMAND_BYTES));
-    // Version 2 has hierarchy 0; a hybrid system keeps units in systemd's named one too.
-    let cgroups = process.cgroups().ok();
-    let cgroup = cgroups.iter().flatten().find(|group| group.hierarchy == 0).map(|group| group.pathname.clone());
-    Some(ProcessFact {
-        pid: process.pid(),
-        name: stat.comm,
-        command,
-        uid: process.uid().ok()?,
-        cgroup: cgroup.unwrap_or_default(),
-    })
+fn descriptors(pid: i32) -> io::Result<(OwnedFd, Vec<i32>)> {
+    let path = format!("/proc/{pid}/fd");
+    Ok((File::open(&path)?.into(), numbers_in(&path)?))
+}
+
+/// The inode of the socket that a descriptor is, `directory` being its process's `/proc/PID/fd`.
+fn socket_of(directory: &OwnedFd, descriptor: i32) -> Option<u64> {
+    let mut name = [0u8; 12];
+    // 11 bytes hold every i32, and the last one stays the end.
+    write!(&mut name[..11], "{descriptor}").ok()?;
+    let name = CStr::from_bytes_until_nul(&name).ok()?;
+    // Longer than `socket:[18446744073709551615]`; what does not fit is no socket.
+    let mut target = [0u8; 32];
+    // SAFETY: the name ends with a NUL, and the buffer's length is its own; both live through the call.
+    let length =
+        unsafe { libc::readlinkat(directory.as_raw_fd(), name.as_ptr(), target.as_mut_ptr().cast(), target.len()) };
+    let target = target.get(..usize::try_from(length).ok()?)?;
+    inode_in_link(std::str::from_utf8(target).ok()?, "socket")
 }
 
 #[cfg(test)]
@@ -79,24 +97,28 @@ mod tests {
 
     use super::*;
 
+    fn inode(socket: &TcpListener) -> u64 {
+        nix::sys::stat::fstat(socket).unwrap().st_ino
+    }
+
     #[test]
-    fn the_owner_of_a_socket_is_found_and_described() {
+    fn the_owner_of_a_socket_is_found_and_one_that_nobody_holds_is_not() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let inode = nix::sys::stat::fstat(&listener).unwrap().st_ino;
-        let mut unknown = HashSet::from([inode, u64::MAX]);
-        let found = find(&mut unknown);
-        assert_eq!(found[&inode].process.pid, i32::try_from(std::process::id()).unwrap());
-        assert!(!found[&inode].process.command.is_empty() && listener.as_raw_fd() > 2);
-        assert_eq!(unknown, HashSet::from([u64::MAX]));
+        let again = listener.try_clone().unwrap();
+        let found = find(&HashSet::from([inode(&listener), u64::MAX])).unwrap();
+        let descriptor = listener.as_raw_fd().min(again.as_raw_fd());
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(found, BTreeMap::from([(inode(&listener), Holder { pid: own, descriptor, holders: 1 })]));
     }
 
     #[test]
     fn process_that_lives_and_has_closed_the_socket_holds_it_no_more() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let inode = nix::sys::stat::fstat(&listener).unwrap().st_ino;
-        let holder = find(&mut HashSet::from([inode])).remove(&inode).unwrap();
-        assert!(still_holds(&holder, inode) && !still_holds(&holder, inode + 1));
+        let (inode, descriptor) = (inode(&listener), listener.as_raw_fd());
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(no_longer_held(own, &[(descriptor, inode), (descriptor, inode + 1)]), [inode + 1]);
         drop(listener);
-        assert!(!still_holds(&holder, inode));
+        assert_eq!(no_longer_held(own, &[(descriptor, inode)]), [inode]);
+        assert_eq!(no_longer_held(i32::MAX, &[(descriptor, inode)]), [inode]);
     }
 }

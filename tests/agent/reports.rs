@@ -23,11 +23,14 @@ fn info_tells_kernel_machine_and_boot() {
 fn new_listener_appears_with_its_process_and_goes_when_it_closes() {
     let agent = TestAgent::start_with("bridge.auto = false\nvm_id = \"abc\"\n", &[]);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let find = || agent.get("/v1/listeners").as_array().unwrap().iter().find(|entry| entry["port"] == port).cloned();
+    let inode = nix::sys::stat::fstat(&listener).unwrap().st_ino;
+    let find = || agent.get("/v1/listeners").as_array().unwrap().iter().find(|entry| entry["inode"] == inode).cloned();
     let entry = eventually("the listener is reported", find);
     assert_eq!((&entry["exposure"], &entry["cause"]), (&"unreachable".into(), &"loopback_only".into()));
     assert_eq!(entry["process"]["pid"], std::process::id());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let age = now - entry["process"]["started_at"].as_f64().unwrap();
+    assert!((-1.0..600.0).contains(&age), "this process is {age} seconds old");
     assert!(entry["hint"].as_str().unwrap().contains("bridge add"));
     drop(listener);
     eventually("the listener is gone", || find().is_none().then_some(()));

@@ -15,7 +15,7 @@ use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    namespace::{VM4, VM6, enter},
+    namespace::{VM4, VM6, elsewhere, enter, netns_of},
     support::{TestAgent, eventually},
 };
 
@@ -24,6 +24,9 @@ const SEED_VARIABLE: &str = "GUESTD_TEST_SEED";
 
 /// Sockets that listen.
 const LISTENERS: usize = 500;
+
+/// The same in each of the other namespaces.
+const LISTENERS_ELSEWHERE: usize = 100;
 
 /// Processes besides the test's that hold some of them: each by its standard input, output and error.
 const HOLDERS: usize = 24;
@@ -104,21 +107,21 @@ fn service(dice: &mut Dice) -> std::io::Result<Vec<Socket>> {
     Ok(owned)
 }
 
-/// Brings the sockets to exactly [`LISTENERS`].
-fn fill(dice: &mut Dice, sockets: &mut Vec<Socket>) {
-    for _ in 0..100 * LISTENERS {
+/// Brings the sockets to exactly this number.
+fn fill(dice: &mut Dice, sockets: &mut Vec<Socket>, wanted: usize) {
+    for _ in 0..100 * wanted {
         match service(dice) {
             Ok(more) => sockets.extend(more),
             // Two wildcards of one port, say.
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {}
             Err(error) => panic!("listening: {error}"),
         }
-        if sockets.len() >= LISTENERS {
-            sockets.truncate(LISTENERS);
+        if sockets.len() >= wanted {
+            sockets.truncate(wanted);
             return;
         }
     }
-    panic!("{} listeners found room, of {LISTENERS}", sockets.len());
+    panic!("{} listeners found room, of {wanted}", sockets.len());
 }
 
 /// A process that holds three sockets and does nothing.
@@ -143,9 +146,33 @@ impl Drop for HolderProcess {
     }
 }
 
+/// A namespace with services and processes of its own.
+struct Elsewhere {
+    sockets: Vec<Socket>,
+    // Keep it alive, and hold some of the sockets.
+    holders: Vec<HolderProcess>,
+}
+
+impl Elsewhere {
+    fn make(dice: &mut Dice) -> Self {
+        elsewhere(|| {
+            let mut sockets = Vec::new();
+            fill(dice, &mut sockets, LISTENERS_ELSEWHERE);
+            let holders = (0..4).map(|_| HolderProcess::start(dice, &sockets)).collect();
+            Self { sockets, holders }
+        })
+    }
+
+    fn by_ss(&self) -> BTreeMap<u64, Row> {
+        let pid = self.holders[0].0.id();
+        by_ss(netns_of(pid), &["nsenter", &format!("--net=/proc/{pid}/ns/net")])
+    }
+}
+
 /// What both tell of a socket.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Row {
+    netns: u64,
     family: &'static str,
     address: IpAddr,
     port: u64,
@@ -162,19 +189,31 @@ fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "ipv4" } else { "ipv6" }
 }
 
-/// What ss says, by inode.
-fn by_ss() -> BTreeMap<u64, Row> {
-    let output = Command::new("ss").arg("-Hltnpe").output().expect("iproute2 is installed");
+/// What ss says, by inode; `inside` runs it in another namespace.
+fn by_ss(netns: u64, inside: &[&str]) -> BTreeMap<u64, Row> {
+    let words = [inside, &["ss", "-Hltnpe"]].concat();
+    let output = Command::new(words[0]).args(&words[1..]).output().expect("iproute2 and util-linux are installed");
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
-    let rows: BTreeMap<u64, Row> = text.lines().map(ss_row).collect();
+    let rows: BTreeMap<u64, Row> = text.lines().map(|line| ss_row(netns, line)).collect();
     assert_eq!(rows.len(), text.lines().count(), "inodes are unique");
+    rows
+}
+
+/// What it says of all of these together.
+fn all_by_ss(others: &[Elsewhere]) -> BTreeMap<u64, Row> {
+    let mut rows = by_ss(netns_of("thread-self"), &[]);
+    let before = rows.len();
+    let elsewhere: Vec<_> = others.iter().map(Elsewhere::by_ss).collect();
+    let expected = before + elsewhere.iter().map(BTreeMap::len).sum::<usize>();
+    rows.extend(elsewhere.into_iter().flatten());
+    assert_eq!(rows.len(), expected, "inodes are unique over namespaces");
     rows
 }
 
 /// A line as `LISTEN 0 128 [::1]:80 [::]:* users:(("sleep",pid=7,fd=0)) uid:5 ino:9 sk:1 cgroup:/ v6only:1 <->`; of a dual-stack
 /// wildcard the address is `*`.
-fn ss_row(line: &str) -> (u64, Row) {
+fn ss_row(netns: u64, line: &str) -> (u64, Row) {
     let words: Vec<&str> = line.split_whitespace().collect();
     let number = |text: &str| -> u64 { text.parse().unwrap_or_else(|_| panic!("no number in {text:?} of {line:?}")) };
     let word = |name: &str| words.iter().find_map(|word| word.strip_prefix(name));
@@ -187,6 +226,7 @@ fn ss_row(line: &str) -> (u64, Row) {
     let canonical = address.to_canonical();
     let pids = line.split("pid=").skip(1).map(|rest| number(rest.split(',').next().unwrap()));
     let row = Row {
+        netns,
         family: family(canonical),
         address: canonical,
         port: number(port),
@@ -212,15 +252,19 @@ fn cgroup_id(name: &str) -> u64 {
     std::fs::metadata(mount + name).unwrap().ino()
 }
 
-/// What `guestctl ports` says, by inode.
-fn by_guestctl(agent: &TestAgent) -> BTreeMap<u64, Row> {
+/// What `guestctl ports` says, by inode, of the namespaces of these. Other tests have namespaces of their own.
+fn by_guestctl(agent: &TestAgent, others: &[Elsewhere]) -> BTreeMap<u64, Row> {
     let vm = format!("unix:{}", agent.socket().display());
     let mut command = Command::new(env!("CARGO_BIN_EXE_guestctl"));
     let output = command.args(["--vm", &vm, "--json", "ports", "--all"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let listeners: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
-    let rows: BTreeMap<u64, Row> = listeners.iter().map(guestctl_row).collect();
+    let mut rows: BTreeMap<u64, Row> = listeners.iter().map(guestctl_row).collect();
     assert_eq!(rows.len(), listeners.len(), "inodes are unique");
+    let own = netns_of("thread-self");
+    assert!(listeners.iter().all(|entry| (entry["netns"] == own) != (entry["cause"] == "other_netns")));
+    let wanted: BTreeSet<u64> = others.iter().map(|other| netns_of(other.holders[0].0.id())).chain([own]).collect();
+    rows.retain(|_, row| wanted.contains(&row.netns));
     rows
 }
 
@@ -229,6 +273,7 @@ fn guestctl_row(entry: &Value) -> (u64, Row) {
     let address: IpAddr = entry["address"].as_str().unwrap().parse().unwrap();
     assert_eq!(entry["family"], family(address), "{entry}");
     let row = Row {
+        netns: number("netns"),
         family: family(address),
         address,
         port: number("port"),
@@ -251,35 +296,12 @@ fn difference<'a>(
     inodes.into_iter().map(|inode| (ss.get(inode), guestctl.get(inode))).filter(|(one, other)| one != other).collect()
 }
 
-#[test]
-fn five_hundred_listeners_of_all_kinds_are_those_of_ss_and_so_they_are_when_half_have_gone() {
-    let mut dice = Dice::throw();
-    enter();
-    let mut sockets = Vec::new();
-    fill(&mut dice, &mut sockets);
-    let mut holders: Vec<_> = (0..HOLDERS).map(|_| HolderProcess::start(&mut dice, &sockets)).collect();
-    // Those that have become sleep hold nothing else, so all of them are what ss is going to see.
-    let agent = TestAgent::start_with("bridge.auto = false\nlisteners.poll_ms = 50\n", &[]);
-    let ss = by_ss();
-    assert_eq!(ss.len(), LISTENERS);
-    let kinds: BTreeSet<_> = ss.values().map(|row| (row.family, row.address, row.v6only)).collect();
-    assert!(kinds.len() >= 8, "all kinds of bind: {kinds:?}");
-    let guestctl = by_guestctl(&agent);
-    assert_eq!(difference(&ss, &guestctl), [], "ss and guestctl");
-
-    // Sockets go, some of them stay with another process, some holders go, and new sockets take the ports.
-    let all = std::mem::take(&mut sockets);
-    sockets.extend(all.into_iter().filter(|_| dice.one_in(2)));
-    holders.truncate(HOLDERS / 2);
-    let left = by_ss();
-    let own = Some(u64::from(std::process::id()));
-    let inherited = |row: &&Row| row.pid != own;
-    assert!(left.len() < LISTENERS && left.values().filter(inherited).count() > 0, "{} are left", left.len());
-    fill(&mut dice, &mut sockets);
-    let ss = by_ss();
+/// Waits until the agent says what ss says.
+fn until_agreed(agent: &TestAgent, others: &[Elsewhere]) {
+    let ss = all_by_ss(others);
     let mut rest = String::new();
     eventually("guestctl says what ss says", || {
-        let guestctl = by_guestctl(&agent);
+        let guestctl = by_guestctl(agent, others);
         let now = format!("{:?}", difference(&ss, &guestctl));
         // Each once, so that a failure ends with what is still different.
         if now != rest {
@@ -287,5 +309,47 @@ fn five_hundred_listeners_of_all_kinds_are_those_of_ss_and_so_they_are_when_half
             rest = now;
         }
         (rest == "[]").then_some(())
+    });
+}
+
+#[test]
+fn five_hundred_listeners_of_all_kinds_are_those_of_ss_and_so_they_are_when_half_have_gone() {
+    let mut dice = Dice::throw();
+    enter();
+    let mut sockets = Vec::new();
+    fill(&mut dice, &mut sockets, LISTENERS);
+    let mut holders: Vec<_> = (0..HOLDERS).map(|_| HolderProcess::start(&mut dice, &sockets)).collect();
+    let mut others: Vec<_> = (0..3).map(|_| Elsewhere::make(&mut dice)).collect();
+    // Those that have become sleep hold nothing else, so all of them are what ss is going to see.
+    let agent = TestAgent::start_with("bridge.auto = false\nlisteners.poll_ms = 50\n", &[]);
+    let ss = all_by_ss(&others);
+    assert_eq!(ss.len(), LISTENERS + 3 * LISTENERS_ELSEWHERE);
+    let kinds: BTreeSet<_> = ss.values().map(|row| (row.family, row.address, row.v6only)).collect();
+    assert!(kinds.len() >= 8, "all kinds of bind: {kinds:?}");
+    let guestctl = by_guestctl(&agent, &others);
+    assert_eq!(difference(&ss, &guestctl), [], "ss and guestctl");
+
+    // Sockets go, some of them stay with another process, some holders go, and new sockets take the ports.
+    let all = std::mem::take(&mut sockets);
+    sockets.extend(all.into_iter().filter(|_| dice.one_in(2)));
+    holders.truncate(HOLDERS / 2);
+    let own = netns_of("thread-self");
+    let left = by_ss(own, &[]);
+    let test = Some(u64::from(std::process::id()));
+    let inherited = |row: &&Row| row.pid != test;
+    assert!(left.len() < LISTENERS && left.values().filter(inherited).count() > 0, "{} are left", left.len());
+    fill(&mut dice, &mut sockets, LISTENERS);
+    // One namespace ends, one loses half of what it had and the process by which it was found, and one is new.
+    let ended = others.remove(0);
+    let of_ended = ended.by_ss();
+    drop(ended);
+    others[0].sockets.truncate(LISTENERS_ELSEWHERE / 2);
+    drop(others[0].holders.remove(0));
+    others.push(Elsewhere::make(&mut dice));
+    until_agreed(&agent, &others);
+    eventually("what has ended is gone", || {
+        let listeners = agent.get("/v1/listeners");
+        let is_left = |entry: &Value| of_ended.contains_key(&entry["inode"].as_u64().unwrap());
+        (!listeners.as_array().unwrap().iter().any(is_left)).then_some(())
     });
 }

@@ -3,11 +3,14 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
 
+mod addresses;
 mod agreement;
 mod bridge;
+mod containers;
 mod events;
 mod flood;
 mod namespace;
+mod owners;
 mod queue;
 mod relay;
 mod restart;

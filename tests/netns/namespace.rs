@@ -4,11 +4,11 @@
 
 use std::{
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     process::Command,
 };
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
@@ -28,6 +28,28 @@ pub(crate) fn enter() {
     ip("link set eth0 up");
     ip(&format!("addr add {VM6}/64 dev eth0 nodad"));
     ip(&format!("addr add {VM4}/24 dev eth0"));
+}
+
+/// Does something in another namespace that looks the same, and comes back. It lives as long as a process that was started in it.
+pub(crate) fn elsewhere<T>(what: impl FnOnce() -> T) -> T {
+    let here = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+    enter();
+    let result = what();
+    setns(here, CloneFlags::CLONE_NEWNET).unwrap();
+    result
+}
+
+/// Number of the namespace that a process, or `thread-self`, is in.
+pub(crate) fn netns_of(process: impl std::fmt::Display) -> u64 {
+    std::fs::metadata(format!("/proc/{process}/ns/net")).unwrap().ino()
+}
+
+/// What the agent says of the listeners of this thread's namespace. Those of other tests are in others.
+pub(crate) fn own_listeners(agent: &TestAgent) -> Vec<Value> {
+    let own = netns_of("thread-self");
+    let Value::Array(mut listeners) = agent.get("/v1/listeners") else { panic!("no list") };
+    listeners.retain(|entry| entry["netns"] == own);
+    listeners
 }
 
 /// Runs ip(8).
