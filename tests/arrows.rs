@@ -21,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["api", "limits"]),
     ("listeners", &["api", "limits", "config", "facts", "sys"]),
     ("bridge", &["api", "limits", "config", "facts", "sys", "listeners", "throttle"]),
+    ("probe", &["api", "limits"]),
     ("exec", &["api", "limits", "facts", "sys"]),
     ("files", &["api", "limits", "facts", "sys", "archive"]),
     ("keys", &["limits", "sys"]),
@@ -28,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("health", &["api", "limits", "config", "listeners", "bridge", "keys"]),
     (
         "server",
-        &["api", "limits", "config", "sys", "listeners", "bridge", "exec", "files", "keys", "health", "throttle"],
+        &["api", "limits", "config", "sys", "listeners", "bridge", "probe", "exec", "files", "keys", "health", "throttle"],
     ),
     ("agent", &["limits", "config", "sys", "listeners", "bridge", "exec", "files", "keys", "health", "server"]),
 ];

@@ -51,6 +51,7 @@ fn listener(table: &ListenerTable, policy: &Policy, bridge: &[BridgePort], socke
         cause: verdict.cause,
         hint: with_queue(verdict.hint, socket.accept_queue),
         url: public_name.map(|name| format!("https://{name}:{}", verdict.public_port)),
+        probe: None,
         process: table.processes.get(&socket.inode).map(process),
         netns: table.netns,
         inode: socket.inode,
@@ -229,7 +230,7 @@ fn how_to_bind(runtime: Option<&Runtime>, scope: Scope, port: u16) -> String {
     exact.unwrap_or_else(|| format!("let the service listen on `::` (IPv6 and IPv4) instead, for example [::]:{port}"))
 }
 
-fn process(fact: &ProcessFact) -> Process {
+pub(super) fn process(fact: &ProcessFact) -> Process {
     // The deepest unit of the path is the one that runs the process, as `systemctl status PID` shows it.
     let unit = fact.cgroup.rsplit('/').find(|part| part.ends_with(".service") || part.ends_with(".scope"));
     Process {

@@ -64,7 +64,12 @@ pub struct Bind {
 impl Bind {
     /// Reads a socket's bind.
     pub fn of(socket: &SocketFact) -> Self {
-        let address = socket.address.to_canonical();
+        Self::to(socket.address)
+    }
+
+    /// Reads a bind address.
+    pub fn to(address: IpAddr) -> Self {
+        let address = address.to_canonical();
         let family = if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
         let link_local = match address {
             IpAddr::V4(address) => address.is_link_local(),
