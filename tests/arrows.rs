@@ -29,7 +29,20 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("health", &["api", "limits", "config", "listeners", "bridge", "keys"]),
     (
         "server",
-        &["api", "limits", "config", "sys", "listeners", "bridge", "probe", "exec", "files", "keys", "health", "throttle"],
+        &[
+            "api",
+            "limits",
+            "config",
+            "sys",
+            "listeners",
+            "bridge",
+            "probe",
+            "exec",
+            "files",
+            "keys",
+            "health",
+            "throttle",
+        ],
     ),
     ("agent", &["limits", "config", "sys", "listeners", "bridge", "exec", "files", "keys", "health", "server"]),
 ];

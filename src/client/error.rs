@@ -204,7 +204,9 @@ impl ClientError {
             }
             Self::NoRandomness { why } => format!("no id for an exec could be made, nor a key for a connection: {why}"),
             Self::Source { call, why } => format!("{call} was not completed: what it sends cannot be read: {why}"),
-            Self::WatchCutOff { endpoint, why } => format!("the listeners of {endpoint} cannot be followed any more: {why}"),
+            Self::WatchCutOff { endpoint, why } => {
+                format!("the listeners of {endpoint} cannot be followed any more: {why}")
+            }
             Self::StreamCutOff { endpoint, exec_id, cursor, why } => {
                 let exec = exec_id.as_deref().map_or(Cow::Borrowed("an exec"), |id| Cow::Owned(format!("exec {id}")));
                 format!(

@@ -79,7 +79,8 @@ mod tests {
     #[test]
     fn quic_is_guessed_where_the_program_has_the_tcp_port_too_and_speaks_http3() {
         let mut tcp = table(vec![tcp_socket("::", 53), tcp_socket("::", 443), tcp_socket("::", 9000)]);
-        for (inode, owner) in [(530, process(5, "dnsmasq")), (4430, process(6, "server")), (90000, process(7, "caddy"))] {
+        for (inode, owner) in [(530, process(5, "dnsmasq")), (4430, process(6, "server")), (90000, process(7, "caddy"))]
+        {
             tcp.processes.insert(inode, owner);
         }
         for (port, owner, expected) in [

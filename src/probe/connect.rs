@@ -148,7 +148,8 @@ mod tests {
         assert_eq!(outcomes, [Accepted, Banner, Closed, Reset, Refused, TimedOut, Unreachable, NotTried, Banner]);
         assert_eq!(seen[&target(2)].banner.as_deref(), Some(r"SSH-2.0-x\r\n\x1b[2J\xff"));
         assert_eq!(seen[&target(9)].banner.as_ref().unwrap().len(), limits::PROBE_BANNER_BYTES);
-        let timed: Vec<_> = seen.iter().filter(|(_, seen)| seen.connect_time.is_some()).map(|(at, _)| at.port()).collect();
+        let timed: Vec<_> =
+            seen.iter().filter(|(_, seen)| seen.connect_time.is_some()).map(|(at, _)| at.port()).collect();
         assert_eq!(timed, [1, 2, 3, 4, 5, 9]);
     }
 

@@ -71,8 +71,13 @@ impl Plan {
     pub fn judge(mut self, seen: &BTreeMap<SocketAddrV6, Seen>) -> Vec<Listener> {
         // What a port accepts may be for another of its sockets.
         let is_reachable = |listener: &Listener| listener.exposure != Exposure::Unreachable;
-        let reachable: BTreeSet<Target> =
-            self.listeners.iter().zip(&self.targets).filter(|(it, _)| is_reachable(it)).filter_map(|(_, at)| *at).collect();
+        let reachable: BTreeSet<Target> = self
+            .listeners
+            .iter()
+            .zip(&self.targets)
+            .filter(|(it, _)| is_reachable(it))
+            .filter_map(|(_, at)| *at)
+            .collect();
         for (listener, target) in self.listeners.iter_mut().zip(&self.targets) {
             let Some(target) = target else { continue };
             let seen = match socket_address(target) {
@@ -109,32 +114,39 @@ fn leads_to(port: &BridgePort, listener: &Listener) -> bool {
 }
 
 /// What is to be said where the outcome is not what the exposure promises.
-fn contradiction(listener: &Listener, target: Target, outcome: ProbeOutcome, port_is_reachable: bool) -> Option<String> {
+fn contradiction(
+    listener: &Listener,
+    target: Target,
+    outcome: ProbeOutcome,
+    port_is_reachable: bool,
+) -> Option<String> {
     let at = match target {
         (Some(address), port) => SocketAddr::new(address.into(), port).to_string(),
         (None, port) => format!("port {port} of the VM"),
     };
     let what = |said: &str| Some(format!("a probe contradicts this: a connection to {at} {said}"));
     match (listener.exposure, outcome) {
-        (Exposure::Direct | Exposure::Bridged, ProbeOutcome::Refused) => {
-            what("was refused; the service may have stopped just now, so look again, or a firewall rejects it (`nft list ruleset`)")
-        }
+        (Exposure::Direct | Exposure::Bridged, ProbeOutcome::Refused) => what(
+            "was refused; the service may have stopped just now, so look again, or a firewall rejects it (`nft list ruleset`)",
+        ),
         (Exposure::Direct | Exposure::Bridged, ProbeOutcome::TimedOut) => {
             what("was not accepted within 2 s; its accept queue is full, or a firewall drops it (`nft list ruleset`)")
         }
-        (Exposure::Direct | Exposure::Bridged, ProbeOutcome::Unreachable) if target.0.is_none() => {
-            what("cannot be made: the VM has no global or unique-local IPv6 address; give it one (`ip6` of guestd's configuration)")
-        }
+        (Exposure::Direct | Exposure::Bridged, ProbeOutcome::Unreachable) if target.0.is_none() => what(
+            "cannot be made: the VM has no global or unique-local IPv6 address; give it one (`ip6` of guestd's configuration)",
+        ),
         (Exposure::Direct | Exposure::Bridged, ProbeOutcome::Unreachable) => {
             what("cannot be made: the VM has lost that address just now, or a firewall forbids it (`nft list ruleset`)")
         }
-        (Exposure::Bridged, ProbeOutcome::Reset) => {
-            what("was accepted by guestd's bridge and then reset: the service refuses what comes from the bridge, so look at its log")
-        }
+        (Exposure::Bridged, ProbeOutcome::Reset) => what(
+            "was accepted by guestd's bridge and then reset: the service refuses what comes from the bridge, so look at its log",
+        ),
         (Exposure::Unreachable, outcome)
             if outcome.is_accepted() && !port_is_reachable && listener.cause != Some(Cause::PortNotRoutable) =>
         {
-            what("was accepted, though not by this socket: something redirects the port (`nft list ruleset`), or serves it by other means")
+            what(
+                "was accepted, though not by this socket: something redirects the port (`nft list ruleset`), or serves it by other means",
+            )
         }
         _ => None,
     }
