@@ -9,7 +9,7 @@ use super::Listener;
 /// First an `added` for each listener that is there and then `synced`; from then on changes as they come. A reader that is slow
 /// misses what was undone meanwhile and never the state at the end. The key of a listener is its `inode`. The last line is `end`;
 /// a stream without it was cut off.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ListenerEvent {

@@ -10,7 +10,7 @@ use super::{Family, Process, Scope};
 /// sorted by port.
 ///
 /// None of them is reached from outside of the VM by the proxy, whatever it is bound to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UdpSocket {
     /// UDP port.
     pub port: u16,

@@ -8,7 +8,7 @@ use std::{cmp::Ordering, net::IpAddr, sync::Arc};
 use crate::api::{Family, Listener};
 
 /// The listeners at one time, each once, in the order of their keys.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Snapshot {
     listeners: Vec<Listener>,
     /// Why the look of that time failed, if it did; the listeners are then older.
@@ -44,7 +44,7 @@ impl Snapshot {
 }
 
 /// One step from the one to the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Step<'a> {
     /// It is there now and was not.
     Added(&'a Listener),

@@ -67,7 +67,8 @@ async fn see<S: AsyncRead + Unpin>(dialling: impl Future<Output = io::Result<S>>
         Err(_) => return Seen::only(ProbeOutcome::TimedOut),
         Ok(Err(error)) => {
             let outcome = outcome_of(&error);
-            let connect_time = (outcome == ProbeOutcome::Refused).then(|| begun.elapsed());
+            let answered = matches!(outcome, ProbeOutcome::Refused | ProbeOutcome::Reset);
+            let connect_time = answered.then(|| begun.elapsed());
             return Seen { outcome, connect_time, banner: None };
         }
         Ok(Ok(stream)) => stream,
@@ -86,10 +87,13 @@ async fn see<S: AsyncRead + Unpin>(dialling: impl Future<Output = io::Result<S>>
 /// What an error of a connection means.
 fn outcome_of(error: &io::Error) -> ProbeOutcome {
     use io::ErrorKind::{
-        AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, PermissionDenied, TimedOut,
+        AddrNotAvailable, BrokenPipe, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable,
+        PermissionDenied, TimedOut,
     };
     match error.kind() {
         ConnectionRefused => ProbeOutcome::Refused,
+        // Accepted and reset before the connect was seen to be over (EPIPE: after an end).
+        ConnectionReset | BrokenPipe => ProbeOutcome::Reset,
         TimedOut => ProbeOutcome::TimedOut,
         AddrNotAvailable | HostUnreachable | NetworkUnreachable | PermissionDenied => ProbeOutcome::Unreachable,
         // Out of descriptors, say: nothing is known of the service.

@@ -5,10 +5,14 @@
 
 mod agreement;
 mod bridge;
+mod hostile;
 mod namespace;
+mod probe;
 mod queue;
 mod relay;
 mod restart;
 #[expect(dead_code, reason = "the agent's own tests use the rest")]
 #[path = "../support/mod.rs"]
 mod support;
+mod udp;
+mod watch;

@@ -232,7 +232,7 @@ impl Shown {
                 }
             }
             News::Lost(why, pause) => {
-                self.table.trouble(format!("trying again after {:.1} s: {why}", pause.as_secs_f64()));
+                self.table.trouble(format!("trying again after {pause:?}: {why}"));
                 self.ready = true;
             }
             News::Failed(failure) => return Err(failure),
