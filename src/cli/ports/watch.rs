@@ -30,8 +30,8 @@ use super::live::LiveTable;
 use super::mirror::Mirror;
 use super::report::{exposure, owner};
 
-/// Shortest time between two drawings. People read no faster.
-const DRAW_PAUSE: Duration = Duration::from_millis(100);
+/// Shortest and longest time between two drawings where there is something new. People read no faster than the one.
+const DRAW_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// Bytes of lines that are written at once.
 const BATCH_BYTES: usize = 32 * 1024;
@@ -268,9 +268,9 @@ async fn redraw(
                 }
                 let drawn = shown.table.draw(terminal::size(), output.palette, begun);
                 expiry = shown.table.next_expiry();
+                // What takes long is not done all the time.
+                earliest = Instant::now() + (4 * begun.elapsed()).clamp(DRAW_PAUSE.0, DRAW_PAUSE.1);
                 sink.write(OutputStream::Stdout, drawn.into()).await?;
-                // One that takes long is not done all the time.
-                earliest = Instant::now() + DRAW_PAUSE.max(4 * begun.elapsed());
             }
             heard = news.recv() => match heard {
                 Some(heard) => {
