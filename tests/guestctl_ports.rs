@@ -103,7 +103,10 @@ fn changes_are_lines_and_a_lost_connection_is_taken_up_again() {
     let mut watching = Watching::start(&guest, &["ports", "--watch"]);
     let mut lines = watching.lines(7);
     let again = lines.remove(4);
-    assert!(again.starts_with("unknown  the connection to unix:") && again.contains(" ended before the answer"), "{again}");
+    assert!(
+        again.starts_with("unknown  the connection to unix:") && again.contains(" ended before the answer"),
+        "{again}"
+    );
     let text = lines.join("\n").replace(guest.unix().trim_start_matches("unix:"), "PATH");
     insta::assert_snapshot!(text, @r"
     added    [::]:22 direct sshd (300) https://vm-7.vm.vers.sh:22

@@ -1,15 +1,19 @@
 //! `GET /v1/listeners/watch`: who reads it knows the listeners, however slow they read, and costs nothing after they have gone.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
     os::{fd::AsFd, unix::net::UnixStream},
+    process::Command,
     time::Instant,
 };
 
 use guestd::limits;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    signal::{Signal, kill},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -247,4 +251,35 @@ fn bridged_connections_go_on_while_somebody_watches() {
     watch.until(|event| event["listener"]["exposure"] == "bridged");
     let _other = listen("[::]:4000");
     assert_eq!(gist(&watch.next().unwrap()), ("added", 4000, "direct"));
+}
+
+#[test]
+fn more_listeners_than_are_told_at_once_are_told_whole() {
+    const MANY: u16 = 1500;
+    assert!(usize::from(MANY) > limits::LISTENERS_AT_ONCE);
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    enter();
+    let sockets: Vec<_> = (0..MANY).map(|number| listen(&format!("[::]:{}", 3000 + number))).collect();
+    let expected: BTreeSet<u64> = sockets.iter().map(inode).collect();
+    // One look at the start and none for a minute.
+    let agent = TestAgent::start_with("bridge.auto = false\nlisteners.poll_ms = 60000\n", &[]);
+    let mut watch = Watch::open(&agent);
+    let told = watch.until(is_synced);
+    let inodes = |entries: &[Value]| -> BTreeSet<u64> {
+        entries.iter().filter_map(|entry| entry.pointer("/listener/inode").or(entry.get("inode"))?.as_u64()).collect()
+    };
+    assert_eq!((told.len(), inodes(&told)), (sockets.len() + 1, expected.clone()));
+
+    let vm = format!("unix:{}", agent.socket().display());
+    let guestctl = |args: &[&str]| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_guestctl")).args(["--vm", &vm, "ports"]).args(args).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        output.stdout
+    };
+    let listed: Vec<Value> = serde_json::from_slice(&guestctl(&["--json"])).unwrap();
+    assert_eq!((listed.len(), inodes(&listed)), (sockets.len(), expected));
+    assert!(listed.is_sorted_by_key(|entry| entry["port"].as_u64()));
+    assert_eq!(String::from_utf8(guestctl(&[])).unwrap().lines().count(), sockets.len() + 1);
 }
