@@ -2,6 +2,7 @@
 
 mod live;
 mod mirror;
+mod redraw;
 mod report;
 mod udp;
 mod watch;
