@@ -27,6 +27,10 @@ pub fn unconnected_udp(tcp: &ListenerTable) -> io::Result<Vec<UdpSocket>> {
         Err(error) if sock_diag::is_absent(&error) => sock_diag::procfs_unconnected_udp()?,
         facts => facts?,
     };
+    if facts.is_empty() {
+        // Without a walk over all processes.
+        return Ok(Vec::new());
+    }
     facts.sort_by_key(|fact| (fact.port, Bind::to(fact.address).family, fact.address, fact.inode));
     let netns = std::fs::metadata("/proc/self/ns/net")?.st_ino();
     let mut owners = socket_owners::find(&mut facts.iter().map(|fact| fact.inode).collect::<HashSet<_>>());

@@ -70,28 +70,34 @@ fn each_way_that_a_service_meets_a_proxy_is_told() {
     });
     serve(listen("[::]:3005"), |stream| SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap());
     eventually("all are seen", || (agent.get("/v1/listeners").as_array().unwrap().len() == 7).then_some(()));
+    // Without being asked, nobody is connected to.
+    assert_eq!(silent.load(SeqCst), 0);
 
-    let found = probe(&agent);
+    // What a service does within 250 ms is its own matter on a machine that is busy; sooner or later each is quick enough.
+    let found = eventually("the services answer in time", || {
+        let found = probe(&agent);
+        let outcome = |port| found.iter().find(|entry| entry["port"] == port).unwrap()["probe"]["outcome"].clone();
+        ([3003, 3004, 3005].map(outcome) == ["banner", "closed", "reset"]).then_some(found)
+    });
     let gist = |address, port| {
         let listener = at(&found, address, port);
         let probe = &listener["probe"];
         assert_eq!(probe["address"], VM6.to_string(), "{listener}");
         assert_eq!(probe["contradicts"], false, "{listener}");
-        (probe["outcome"].as_str().unwrap().to_owned(), probe["connect_ms"].is_number())
+        assert!(probe["connect_ms"].is_number(), "{listener}");
+        probe["outcome"].as_str().unwrap().to_owned()
     };
-    assert_eq!(gist("::", 3001), ("accepted".into(), true));
-    assert_eq!(gist("::", 3003), ("banner".into(), true));
+    assert_eq!(gist("::", 3001), "accepted");
     assert_eq!(at(&found, "::", 3003)["probe"]["banner"], r"SSH-2.0-test\x1b[2J\r\n");
-    assert_eq!(gist("::", 3004), ("closed".into(), true));
-    assert_eq!(gist("::", 3005), ("reset".into(), true));
-    assert_eq!(gist("0.0.0.0", 3006), ("refused".into(), true));
-    assert_eq!(gist(VM4, 3002), ("refused".into(), true));
+    for port in [3003, 3004, 3005] {
+        gist("::", port);
+    }
+    assert_eq!(gist("0.0.0.0", 3006), "refused");
+    assert_eq!(gist(VM4, 3002), "refused");
     // Private is private: it is not even knocked at.
     assert_eq!(at(&found, "127.0.0.1", 3007)["probe"], Value::Null);
-    assert_eq!(silent.load(SeqCst), 1);
-    // Without being asked, nobody is connected to.
-    assert_eq!(at(agent.get("/v1/listeners").as_array().unwrap(), "::", 3001)["probe"], Value::Null);
-    assert_eq!(silent.load(SeqCst), 1);
+    private.set_nonblocking(true).unwrap();
+    assert_eq!(private.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
 #[test]
@@ -108,7 +114,9 @@ fn bridged_service_is_probed_through_the_bridge_and_once() {
         let probe = &at(&found, address, port)["probe"];
         assert_eq!((&probe["outcome"], &probe["port"]), (&json!("accepted"), &json!(public)), "{probe}");
     }
-    assert_eq!(both.map(|served| served.load(SeqCst)), [1, 1]);
+    let served = || [both[0].load(SeqCst), both[1].load(SeqCst)];
+    eventually("both have accepted", || (served().iter().min() > Some(&0)).then_some(()));
+    assert_eq!(served(), [1, 1]);
 }
 
 #[test]
@@ -147,18 +155,21 @@ fn vm_that_loses_its_address_is_told_and_nothing_is_sent_to_anyone() {
     let service = listen("[::]:3000");
     let agent = TestAgent::start_with("bridge.auto = false\nlisteners.poll_ms = 60000\n", &[]);
     ip(&format!("addr del {VM6}/64 dev eth0"));
-    let packets = || {
-        let text = std::fs::read_to_string("/proc/thread-self/net/snmp6").unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix("Ip6OutRequests")).unwrap();
-        line.trim().parse::<u64>().unwrap()
+    // It is somewhere else now, as far as this VM knows.
+    ip(&format!("route add {VM6}/128 dev eth0"));
+    let begun = || {
+        let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+        let mut lines = text.lines().filter(|line| line.starts_with("Tcp:")).map(|line| line.split(' '));
+        let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+        let mut both = names.zip(values);
+        both.find(|(name, _)| *name == "ActiveOpens").expect("the kernel counts connections").1.parse::<u64>().unwrap()
     };
-    let before = packets();
+    let before = begun();
     let found = probe(&agent);
     let listener = at(&found, "::", 3000);
     assert_eq!(listener["probe"]["outcome"], "unreachable", "{listener}");
     assert!(listener["hint"].as_str().unwrap().contains("the VM has lost that address"), "{listener}");
-    // Neighbour discovery of the interface itself is not counted as requests of a connection; a SYN would be.
-    assert_eq!(packets(), before);
+    assert_eq!(begun(), before);
     drop(service);
 }
 
