@@ -23,7 +23,7 @@ use crate::{
     health::Part,
     limits,
     listeners::{LookNow, OwnSockets, WatchSettings, Watcher},
-    server::{self, Agent, Phase, Sockets, UnixEndpoint, VsockEndpoint},
+    server::{self, Agent, Phase, Sockets, UnixEndpoint, Views, VsockEndpoint},
     sys::rtnl,
 };
 
@@ -82,6 +82,7 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
         bridge: bridge_handle,
         vsock,
         guest_address,
+        views: Views::default(),
         sockets: Sockets::new(connections.clone(), drain.clone()),
         phase,
         config,

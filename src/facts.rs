@@ -44,6 +44,21 @@ impl AcceptQueue {
     }
 }
 
+/// A UDP socket that is bound and not connected, of this network namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UdpFact {
+    /// Bind address as the kernel reports it.
+    pub address: IpAddr,
+    /// UDP port in host order.
+    pub port: u16,
+    /// IPV6_V6ONLY; always false for IPv4.
+    pub v6only: bool,
+    /// Owner of the socket.
+    pub uid: u32,
+    /// Inode of the socket.
+    pub inode: u64,
+}
+
 /// An address on an interface.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AddressFact {

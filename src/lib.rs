@@ -32,6 +32,8 @@ pub mod limits;
 #[cfg(feature = "agent")]
 pub mod listeners;
 #[cfg(feature = "agent")]
+pub mod probe;
+#[cfg(feature = "agent")]
 pub mod server;
 #[cfg(any(feature = "agent", feature = "cli"))]
 pub mod sys;

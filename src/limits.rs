@@ -164,8 +164,9 @@ pub const BRIDGE_SETTLE_TIME: Duration = Duration::from_millis(250);
 /// Pause of an accept loop that ran out of descriptors or memory.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(75);
 
-/// Listeners in the table. A VM with more is broken or hostile; the report says that it is cut.
-pub const LISTENERS: usize = 4096;
+/// Listeners in the table, over all network namespaces: some 20 MB while an answer is made of them. A VM with more is broken or hostile; the
+/// report says that it is cut.
+pub const LISTENERS: usize = 32 * 1024;
 
 /// Events of listening sockets that wait for the agent, in bytes of a BPF ring buffer, 32 each. The 2,000 or so of a storm that come
 /// while a look is under way; more are not lost, but not told one by one.
@@ -225,6 +226,43 @@ pub const PROC_FILE_BYTES: u64 = 8 * 1024;
 /// Table of mounts, in bytes: some 20,000 mounts.
 pub const MOUNT_TABLE_BYTES: u64 = 4 * 1024 * 1024;
 
+/// Readers of `GET /v1/listeners/watch` at once. They share what is told; each costs a connection.
+pub const LISTENER_WATCHERS: usize = 64;
+
+/// Listeners that are judged and told on the agent's one thread, in a few milliseconds; more are judged on a thread of their own and
+/// told piece by piece.
+pub const LISTENERS_AT_ONCE: usize = 1024;
+
+/// Part of an answer with many listeners, in bytes, after which others get a turn: less than a millisecond's work.
+pub const LISTENERS_CHUNK_BYTES: usize = 32 * 1024;
+
+/// For each time that it takes to judge the listeners for their watchers, this many times as long until it is done again: listeners
+/// that change all the time take a fifth of a processor at most, and the first change after a pause is told at once.
+pub const LISTENER_WATCH_PAUSE: u32 = 4;
+
+/// Probes of all listeners at once (`GET /v1/listeners?probe=true`). Each connects to every service.
+pub const PROBES: usize = 2;
+
+/// Connections that one probe makes at once.
+pub const PROBE_CONNECTIONS: usize = 64;
+
+/// For one of these to be accepted or refused. It does not leave the VM, so that one that takes longer waits for a full accept queue
+/// or a firewall.
+pub const PROBE_CONNECT_TIME: Duration = Duration::from_secs(2);
+
+/// After that, for the service to speak first, or to close.
+pub const PROBE_LISTEN_TIME: Duration = Duration::from_millis(250);
+
+/// For all connections of a probe together; below the time that a client waits for an answer. Ports that are not reached in it
+/// are said to be not tried.
+pub const PROBE_TIME: Duration = Duration::from_secs(20);
+
+/// Of what a service says first to a probe, in bytes.
+pub const PROBE_BANNER_BYTES: usize = 128;
+
+/// UDP sockets in one answer. As with listeners, a VM with more is broken or hostile.
+pub const UDP_SOCKETS: usize = 4096;
+
 /// Command line shown for a process, in bytes.
 pub const PROCESS_COMMAND_BYTES: usize = 512;
 
@@ -237,6 +275,12 @@ pub const DRAIN_TIME: Duration = Duration::from_secs(8);
 /// After that, for the agent's own tasks to end: the bridge resets its connections and lets its ports go. With the time that
 /// execs take to end, all is below the unit's TimeoutStopSec of 20 s.
 pub const STOP_TIME: Duration = Duration::from_secs(1);
+
+/// Listeners that a client keeps of a VM that it watches, about 1 KiB each; some times as many as a VM tells of.
+pub const CLIENT_LISTENERS: usize = 65_536;
+
+/// First and longest pause of a client that watches a VM before it connects to it again. A branched VM is back at once.
+pub const CLIENT_WATCH_PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 /// Response body that the client reads into memory, in bytes; above two exec outputs at their largest, which is all control
 /// characters (6 bytes each in JSON) and base64 beside it (a third more): 117 MiB.

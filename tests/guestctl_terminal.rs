@@ -6,6 +6,7 @@ mod support;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -14,8 +15,10 @@ use std::time::{Duration, Instant};
 use guestd::limits::CLIENT_LEAVE_TIME;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::{Winsize, openpty};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use support::{DEADLINE, TestAgent, eventually};
 
@@ -25,17 +28,24 @@ struct Screen {
     keys: File,
     output: Receiver<Vec<u8>>,
     seen: Vec<u8>,
+    /// What was waited for and before.
+    all: Vec<u8>,
     slave: OwnedFd,
 }
 
 impl Screen {
     fn new(agent: &TestAgent, args: &[&str]) -> Self {
+        Self::with(agent, args, &[])
+    }
+
+    fn with(agent: &TestAgent, args: &[&str], variables: &[(&str, &str)]) -> Self {
         let size = Winsize { ws_row: 33, ws_col: 101, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).unwrap();
         let stdio = || Stdio::from(pty.slave.try_clone().unwrap());
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "setsid", "--ctty", env!("CARGO_BIN_EXE_guestctl"), "--vm"]);
         command.arg(format!("unix:{}", agent.socket().display())).args(args).env("TERM", "vt220").env_remove("SHELL");
+        command.env_remove("NO_COLOR").envs(variables.iter().copied());
         let child = command.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
         let mut master = File::from(pty.master);
         let keys = master.try_clone().unwrap();
@@ -49,7 +59,7 @@ impl Screen {
                 }
             }
         });
-        Self { child, keys, output, seen: Vec::new(), slave: pty.slave }
+        Self { child, keys, output, seen: Vec::new(), all: Vec::new(), slave: pty.slave }
     }
 
     fn type_in(&mut self, keys: &[u8]) {
@@ -58,15 +68,22 @@ impl Screen {
 
     /// Waits for this text after all that was waited for before.
     fn shows(&mut self, text: &str) {
+        let give_up = Instant::now() + DEADLINE;
         loop {
             if let Some(at) = self.seen.windows(text.len()).position(|window| window == text.as_bytes()) {
-                self.seen.drain(..at + text.len());
+                self.all.extend(self.seen.drain(..at + text.len()));
                 return;
             }
-            let more = self.output.recv_timeout(DEADLINE);
+            let more = self.output.recv_timeout(give_up.saturating_duration_since(Instant::now()));
             let seen = String::from_utf8_lossy(&self.seen).into_owned();
             self.seen.extend(more.unwrap_or_else(|error| panic!("{error} instead of {text:?} after {seen:?}")));
         }
+    }
+
+    /// Is this in what was shown and not waited for, now?
+    fn seen_any(&mut self, text: &str) -> bool {
+        self.seen.extend(self.output.try_iter().flatten());
+        self.all.windows(text.len()).chain(self.seen.windows(text.len())).any(|window| window == text.as_bytes())
     }
 
     fn is_raw(&self) -> bool {
@@ -266,4 +283,84 @@ fn a_vm_that_is_lost_gives_the_terminal_back() {
     nix::sys::signal::kill(agent.pid(), nix::sys::signal::Signal::SIGKILL).unwrap();
     screen.shows("guestctl: ");
     assert!(matches!(screen.end().code(), Some(69 | 125)));
+}
+
+/// An agent in a network namespace where nothing listens.
+fn agent_by_itself() -> TestAgent {
+    unshare(CloneFlags::CLONE_NEWNET).expect("network namespaces need root");
+    TestAgent::start_with("bridge.auto = false\nlisteners.poll_ms = 50\n", &[])
+}
+
+const ENTERED: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
+const LEFT: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
+
+#[test]
+fn the_live_table_shows_changes_in_place_and_fits_the_window() {
+    let agent = agent_by_itself();
+    let first = TcpListener::bind("[::]:3000").unwrap();
+    let mut screen = Screen::with(&agent, &["ports", "--watch"], &[("NO_COLOR", "1")]);
+    screen.shows(ENTERED);
+    screen.shows("1 listener\r\r\n\x1b[K   PORT  ADDRESS  EXPOSURE  PROCESS");
+    screen.shows("\r\r\n\x1b[K   3000  [::]     direct    ");
+    assert!(screen.is_raw(), "what is typed would show");
+    let many: Vec<_> = (4000..4040).map(|port| TcpListener::bind(("::", port)).unwrap()).collect();
+    // Marked in the first picture that has it, whether it has all the others or not.
+    screen.shows("\r\r\n\x1b[K+  4000  [::]     direct    ");
+    // 33 lines: status, titles, 30 listeners, and this one.
+    screen.shows("\r\r\n\x1b[K11 more do not fit into the window\x1b[J");
+    screen.resize(10, 30);
+    screen.shows("\r\r\n\x1b[K34 more do not fit into the wi\x1b[J");
+    screen.resize(60, 100);
+    screen.shows("  4039  [::]  ");
+    drop(first);
+    screen.shows(": 40 listeners\r\r\n");
+    screen.shows("\r\r\n\x1b[K-  3000  [::]     gone      ");
+    // Marks go, and with them the line of what is gone.
+    screen.shows(": 40 listeners\r\r\n\x1b[K   PORT  ADDRESS  EXPOSURE  PROCESS");
+    screen.shows("\r\r\n\x1b[K   4000  [::]     direct    ");
+    assert!(!screen.seen_any("\x1b[0m"), "colours in spite of NO_COLOR");
+    screen.type_in(b"xq");
+    screen.shows(LEFT);
+    assert_eq!(screen.end().code(), Some(0));
+    drop(many);
+}
+
+#[test]
+fn the_live_table_says_in_place_that_the_vm_is_lost_until_ctrl_c() {
+    let agent = agent_by_itself();
+    let _service = TcpListener::bind("[::]:3000").unwrap();
+    let mut screen = Screen::new(&agent, &["ports", "--watch"]);
+    screen.shows(ENTERED);
+    screen.resize(33, 200);
+    screen.shows("1 listener\x1b[0m\r\r\n");
+    kill(agent.pid(), Signal::SIGKILL).unwrap();
+    screen.shows("1 listener when last heard of; trying again after 250ms: the ");
+    // What was known stays.
+    screen.shows("\r\r\n\x1b[K   3000  ");
+    // Again and again, ever less often.
+    screen.shows(": cannot reach the VM at ");
+    screen.shows("1 listener when last heard of; trying again after 5s: cannot reach the VM at ");
+    screen.type_in(b"\x03");
+    screen.shows(LEFT);
+    assert_eq!(screen.end().code(), Some(130));
+}
+
+#[test]
+fn the_live_table_is_stopped_and_continued_with_the_terminal_as_each_expects_it() {
+    let agent = agent_by_itself();
+    let mut screen = Screen::new(&agent, &["ports", "--watch"]);
+    screen.shows("0 listeners");
+    let child = Pid::from_raw(screen.child.id().try_into().unwrap());
+    // As ctrl-Z does where a shell looks after the group of processes; here nobody does, so the kernel would not.
+    kill(child, Signal::SIGTSTP).unwrap();
+    screen.shows(LEFT);
+    let status = waitpid(child, Some(WaitPidFlag::WUNTRACED)).unwrap();
+    assert_eq!(status, WaitStatus::Stopped(child, Signal::SIGSTOP));
+    assert!(!screen.is_raw());
+    kill(child, Signal::SIGCONT).unwrap();
+    screen.shows(ENTERED);
+    screen.shows("0 listeners");
+    assert!(screen.is_raw());
+    screen.type_in(b"\x03");
+    assert_eq!(screen.end().code(), Some(130));
 }

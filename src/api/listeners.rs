@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::Probe;
+
 /// One TCP socket in LISTEN state. `GET /v1/listeners` answers a list of these, sorted by port.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Listener {
@@ -25,6 +27,9 @@ pub struct Listener {
     pub hint: Option<String>,
     /// Public URL, when the VM's id is known and the proxy reaches the port.
     pub url: Option<String>,
+    /// What came of connecting to it as a proxy would; there where that was asked for, and makes sense.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
     /// Owner, if a process of this VM holds the socket.
     pub process: Option<Process>,
     /// Network namespace as its inode number (`net:[N]` of namespaces(7)).

@@ -10,7 +10,10 @@ mod exec;
 mod files;
 mod health;
 mod info;
+mod listener_events;
 mod listeners;
+mod probe;
+mod udp;
 
 pub use bridge::{Bridge, BridgePort, BridgePortState, BridgeRule, BridgeUpdate};
 pub use channel::{Channel, ChannelStatus, SUBPROTOCOL, WEBSOCKET_KEY_SUFFIX};
@@ -25,4 +28,7 @@ pub use files::{
 };
 pub use health::{Check, CheckState, Health, Status};
 pub use info::{BootTimings, Identity, Info};
+pub use listener_events::ListenerEvent;
 pub use listeners::{Cause, Container, ContainerRuntime, Exposure, Family, Listener, Process, Scope};
+pub use probe::{Milliseconds, Probe, ProbeOutcome};
+pub use udp::UdpSocket;

@@ -115,11 +115,7 @@ pub(super) enum Command {
         stdio: Option<u16>,
     },
     /// TCP listeners of the VM, and whether the platform reaches them
-    Ports {
-        /// Every socket, also where several share a port
-        #[arg(long)]
-        all: bool,
-    },
+    Ports(PortsArgs),
     /// The bridge from IPv6 to services that listen on IPv4 alone
     Bridge {
         #[command(subcommand)]
@@ -174,6 +170,22 @@ pub(super) struct ExecArgs {
     /// Program and arguments; no shell is involved
     #[arg(required = true, trailing_var_arg = true, value_name = "ARGV")]
     pub(super) argv: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct PortsArgs {
+    /// Every socket, also where several share a port, and those of other network namespaces
+    #[arg(long)]
+    pub(super) all: bool,
+    /// Follow the changes: a table that is kept up to date on a terminal (q or ctrl-C leaves it), else a line for each
+    #[arg(long, conflicts_with_all = ["probe", "udp"])]
+    pub(super) watch: bool,
+    /// Also connect to each public port as a proxy would, on the VM's own IPv6 address, and say what came of it
+    #[arg(long)]
+    pub(super) probe: bool,
+    /// UDP sockets instead, which the proxy does not carry
+    #[arg(long, conflicts_with_all = ["probe", "all"])]
+    pub(super) udp: bool,
 }
 
 #[derive(Debug, clap::Args)]

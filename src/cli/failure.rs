@@ -4,6 +4,7 @@ use std::io;
 
 use crate::api::ErrorCode;
 use crate::client::{ClientError, EndpointError, TokenError, advice_for};
+use crate::limits;
 
 use super::cp::CopyFailure;
 use super::text::escape;
@@ -88,6 +89,8 @@ pub(super) enum Failure {
         listen: u16,
         why: String,
     },
+    /// More listeners than a VM can have.
+    TooManyListeners,
     Runtime(#[source] io::Error),
 }
 
@@ -153,6 +156,9 @@ impl Failure {
             Self::BridgeFailed { listen, why } => {
                 format!("the rule for port {listen} is in place and the bridge could not be set up: {why}")
             }
+            Self::TooManyListeners => {
+                format!("the VM tells of more than {} listeners, which cannot be", limits::CLIENT_LISTENERS)
+            }
             Self::Runtime(error) => format!("cannot start: {error}"),
         }
     }
@@ -189,6 +195,7 @@ impl Failure {
             Self::BridgeFailed { listen, .. } => {
                 format!("guestd tries again by itself; to give up: guestctl bridge remove {listen}")
             }
+            Self::TooManyListeners => "see whether it is guestd that answers: guestctl info".into(),
             Self::Runtime(_) => "check the limits of open files and processes (ulimit -a)".into(),
         }
     }

@@ -92,7 +92,7 @@ async fn dispatch(client: &Client, command: Command, output: Output) -> Result<u
         Command::Tunnel { route: Some(route), .. } => tunnel::listen(client, route, output).await,
         Command::Tunnel { stdio, .. } => tunnel::stdio(client, stdio.unwrap_or_default()).await,
         Command::Cp(copy) => cp::run(client, copy, output).await,
-        Command::Ports { all } => ports::run(client, all, output).await,
+        Command::Ports(args) => ports::run(client, args, output).await,
         Command::Bridge { action } => bridge::run(client, action, output).await,
         Command::Metrics if output.json => Err(Failure::NoJson("metrics")),
         Command::Metrics => {

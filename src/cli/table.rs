@@ -58,6 +58,11 @@ impl Cell {
     fn width(&self) -> usize {
         self.text.chars().count()
     }
+
+    /// Its beginning, at most this wide.
+    fn cut(&self, width: usize) -> &str {
+        self.text.char_indices().nth(width).map_or(&self.text, |(at, _)| &self.text[..at])
+    }
 }
 
 /// A table; columns are as wide as their widest cell, and two blanks apart.
@@ -80,6 +85,11 @@ impl Table {
 
     /// The table as lines.
     pub(super) fn render(&self, palette: Palette) -> String {
+        self.render_within(palette, usize::MAX)
+    }
+
+    /// The table as lines that are cut where they are longer than a window is wide.
+    pub(super) fn render_within(&self, palette: Palette, window: usize) -> String {
         let lines = || [&self.titles].into_iter().chain(&self.rows).filter(|line| !line.is_empty());
         let mut widths = Vec::new();
         for line in lines() {
@@ -90,11 +100,17 @@ impl Table {
         }
         let mut text = String::new();
         for line in lines() {
+            let mut left = window;
             for (at, (cell, width)) in line.iter().zip(&widths).enumerate() {
-                text.push_str(&palette.paint(cell.tone, &cell.text));
+                text.push_str(&palette.paint(cell.tone, cell.cut(left)));
+                left = left.saturating_sub(cell.width());
                 if at + 1 < line.len() {
-                    let gap = width - cell.width() + 2;
+                    let gap = (width - cell.width() + 2).min(left);
                     text.extend(std::iter::repeat_n(' ', gap));
+                    left -= gap;
+                }
+                if left == 0 {
+                    break;
                 }
             }
             text.push('\n');
@@ -127,6 +143,17 @@ mod tests {
     fn colours_do_not_count_as_width() {
         let coloured = sample().render(Palette::Colour);
         insta::assert_snapshot!(coloured.escape_debug(), @r"\u{1b}[1mPORT\u{1b}[0m   \u{1b}[1mNAME\u{1b}[0m\n22     \u{1b}[32mgröße\u{1b}[0m\n30000  -\n");
+    }
+
+    #[test]
+    fn lines_are_cut_at_the_window_and_colours_with_them() {
+        insta::assert_snapshot!(sample().render_within(Palette::Plain, 9), @r"
+        PORT   NA
+        22     gr
+        30000  -
+        ");
+        assert_eq!(sample().render_within(Palette::Colour, 3).lines().nth(2), Some("300"));
+        assert_eq!(sample().render_within(Palette::Colour, 9).lines().nth(1), Some("22     \u{1b}[32mgr\u{1b}[0m"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 use crate::api::TtySize;
 
@@ -17,6 +17,11 @@ use super::failure::Failure;
 
 /// Where there is no terminal to ask: what terminals were for decades.
 const USUAL: TtySize = TtySize { rows: 24, cols: 80 };
+
+/// Can what was printed be printed over? Only on a terminal that knows how.
+pub(super) fn can_redraw() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
+}
 
 /// Size of the terminal that the output, or else the input, goes to.
 pub(super) fn size() -> TtySize {
@@ -27,10 +32,20 @@ pub(super) fn size() -> TtySize {
     of(io::stdout().as_fd()).or_else(|| of(io::stdin().as_fd())).unwrap_or(USUAL)
 }
 
-/// A terminal in raw mode, until this is dropped.
+/// A terminal in raw mode, or one that only does not show what is typed, until this is dropped.
 #[derive(Debug)]
 pub(super) struct RawMode {
     saved: Arc<Saved>,
+    mode: Mode,
+}
+
+/// How a terminal is to treat keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// All of them are for the program.
+    Raw,
+    /// Ctrl-C and its like are signals; the others are read at once, and not shown.
+    Quiet,
 }
 
 /// What the terminal was; none once it is that again.
@@ -53,11 +68,20 @@ impl Saved {
 impl RawMode {
     /// Makes the terminal of standard input raw; none where that is no terminal.
     pub(super) fn enter() -> Result<Option<Self>, Failure> {
+        Self::on_stdin(Mode::Raw)
+    }
+
+    /// Makes the terminal of standard input quiet: keys can be read one by one and do not show, and ctrl-C is a signal.
+    pub(super) fn enter_quiet() -> Result<Option<Self>, Failure> {
+        Self::on_stdin(Mode::Quiet)
+    }
+
+    fn on_stdin(mode: Mode) -> Result<Option<Self>, Failure> {
         let stdin = io::stdin();
         if !stdin.is_terminal() {
             return Ok(None);
         }
-        let raw = Self::of(stdin.as_fd()).map_err(Failure::Terminal)?;
+        let raw = Self::of(stdin.as_fd(), mode).map_err(Failure::Terminal)?;
         let saved = raw.saved.clone();
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
@@ -67,20 +91,32 @@ impl RawMode {
         Ok(Some(raw))
     }
 
-    fn of(terminal: impl AsFd) -> io::Result<Self> {
+    fn of(terminal: impl AsFd, mode: Mode) -> io::Result<Self> {
         let terminal = terminal.as_fd().try_clone_to_owned()?;
         let before = tcgetattr(&terminal)?;
         let saved = Arc::new(Saved { terminal, before: Mutex::new(Some(before)) });
         // Made before the change, so that whatever follows ends in a restore.
-        let raw = Self { saved };
+        let raw = Self { saved, mode };
         raw.apply()?;
         Ok(raw)
+    }
+
+    /// Makes it as it was before, as long as this lives; [`RawMode::apply`] is the way back.
+    pub(super) fn suspend(&self) {
+        let before = self.saved.before.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = &*before {
+            // As with the restore at the end.
+            let _ = tcsetattr(&self.saved.terminal, OptionalActions::Now, before);
+        }
     }
 
     /// Makes it raw again: a shell that stopped and continued guestctl may have set it otherwise.
     pub(super) fn apply(&self) -> io::Result<()> {
         let mut mode = tcgetattr(&self.saved.terminal)?;
-        mode.make_raw();
+        match self.mode {
+            Mode::Raw => mode.make_raw(),
+            Mode::Quiet => mode.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO),
+        }
         Ok(tcsetattr(&self.saved.terminal, OptionalActions::Now, &mode)?)
     }
 }
@@ -151,10 +187,8 @@ fn last_switch(output: &[u8]) -> Option<bool> {
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
-    use nix::pty::{OpenptyResult, openpty};
-    use rustix::termios::LocalModes;
-
     use super::*;
+    use nix::pty::{OpenptyResult, openpty};
 
     fn is_raw(terminal: impl AsFd) -> bool {
         !tcgetattr(terminal).unwrap().local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
@@ -167,7 +201,7 @@ mod tests {
     #[test]
     fn raw_mode_ends_with_its_value() {
         let OpenptyResult { master: _master, slave } = terminal();
-        let raw = RawMode::of(&slave).unwrap();
+        let raw = RawMode::of(&slave, Mode::Raw).unwrap();
         assert!(is_raw(&slave));
         drop(raw);
         assert!(!is_raw(&slave));
@@ -177,7 +211,7 @@ mod tests {
     fn raw_mode_ends_by_a_panic() {
         let OpenptyResult { master: _master, slave } = terminal();
         let panicked = catch_unwind(AssertUnwindSafe(|| {
-            let _raw = RawMode::of(&slave).unwrap();
+            let _raw = RawMode::of(&slave, Mode::Raw).unwrap();
             assert!(is_raw(&slave));
             std::panic::resume_unwind(Box::new(()));
         }));
@@ -186,8 +220,23 @@ mod tests {
     }
 
     #[test]
+    fn a_quiet_terminal_shows_no_keys_and_still_has_its_signals() {
+        let OpenptyResult { master: _master, slave } = terminal();
+        let modes =
+            || tcgetattr(&slave).unwrap().local_modes & (LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG);
+        let quiet = RawMode::of(&slave, Mode::Quiet).unwrap();
+        assert_eq!(modes(), LocalModes::ISIG);
+        quiet.suspend();
+        assert_eq!(modes(), LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG);
+        quiet.apply().unwrap();
+        assert_eq!(modes(), LocalModes::ISIG);
+        drop(quiet);
+        assert_eq!(modes(), LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG);
+    }
+
+    #[test]
     fn what_is_no_terminal_is_not_made_raw() {
-        assert!(RawMode::of(std::fs::File::open("/dev/null").unwrap()).is_err());
+        assert!(RawMode::of(std::fs::File::open("/dev/null").unwrap(), Mode::Raw).is_err());
     }
 
     #[test]

@@ -152,6 +152,13 @@ pub enum ClientError {
         /// Why.
         why: String,
     },
+    /// The listeners cannot be followed any more: the stream ended without its last line.
+    WatchCutOff {
+        /// The VM.
+        endpoint: Endpoint,
+        /// How the stream ended.
+        why: String,
+    },
     /// An exec's stream ended without its last frame: whether and how the command ended is not known.
     StreamCutOff {
         /// The VM.
@@ -197,6 +204,9 @@ impl ClientError {
             }
             Self::NoRandomness { why } => format!("no id for an exec could be made, nor a key for a connection: {why}"),
             Self::Source { call, why } => format!("{call} was not completed: what it sends cannot be read: {why}"),
+            Self::WatchCutOff { endpoint, why } => {
+                format!("the listeners of {endpoint} cannot be followed any more: {why}")
+            }
             Self::StreamCutOff { endpoint, exec_id, cursor, why } => {
                 let exec = exec_id.as_deref().map_or(Cow::Borrowed("an exec"), |id| Cow::Owned(format!("exec {id}")));
                 format!(
@@ -218,7 +228,7 @@ impl ClientError {
                 format!("try again; if this is a Firecracker vsock socket, the endpoint is fc:{}", path.display())
                     .into()
             }
-            Self::Disconnected { .. } => {
+            Self::Disconnected { .. } | Self::WatchCutOff { .. } => {
                 "guestd or the VM was stopped or restored meanwhile: see `guestctl health`, then try again".into()
             }
             Self::Api { body, call, .. }
@@ -243,7 +253,7 @@ impl ClientError {
     }
 
     /// Will the same call fail again for sure, however long one waits?
-    pub(super) fn is_lasting(&self) -> bool {
+    pub(crate) fn is_lasting(&self) -> bool {
         match self {
             Self::Unreachable { why, .. } => why.is_lasting(),
             Self::Api { status, .. } => (400..500).contains(status) && !matches!(status, 408 | 429),
@@ -254,6 +264,7 @@ impl ClientError {
             Self::Timeout { .. }
             | Self::Disconnected { .. }
             | Self::StreamCutOff { .. }
+            | Self::WatchCutOff { .. }
             | Self::TunnelBroken { .. } => false,
         }
     }

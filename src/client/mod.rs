@@ -35,6 +35,7 @@ mod stream;
 mod token;
 mod tunnel;
 mod upload;
+mod watch;
 mod websocket;
 
 pub use calls::{Client, Timeouts};
@@ -52,3 +53,4 @@ pub use tunnel::Tunnel;
 pub use files::{Download, PutFile};
 pub(crate) use follow::Retry;
 pub use upload::{Upload, UploadChunk};
+pub use watch::ListenerWatch;

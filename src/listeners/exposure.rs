@@ -130,6 +130,7 @@ impl Judge<'_> {
             cause: verdict.cause,
             hint: hints::with_queue(verdict.hint, socket.accept_queue),
             url: public_name.map(|name| format!("https://{name}:{}", verdict.public_port)),
+            probe: None,
             process: self.owner(socket).map(|owner| Process {
                 holders: self.table.processes.get(&socket.inode).map(|owner| owner.holders).filter(|count| *count > 1),
                 ..owner.process.clone()
@@ -258,7 +259,7 @@ fn leads_to(entry: &BridgePort, socket: &SocketFact, bind: Bind) -> bool {
         && (bind.scope == Scope::Wildcard || entry.to.ip() == bind.address)
 }
 
-fn process(table: &ListenerTable, fact: &ProcessFact) -> Process {
+pub(super) fn process(table: &ListenerTable, fact: &ProcessFact) -> Process {
     // The deepest unit of the path is the one that runs the process, as `systemctl status PID` shows it.
     let unit = fact.cgroup.rsplit('/').find(|part| part.ends_with(".service") || part.ends_with(".scope"));
     // To the hundredth, which is what the kernel counts in.

@@ -5,6 +5,7 @@
 //! holds the own network namespace's sockets, and those of the VM's other ones apart. Nothing here acts on a socket.
 
 mod container;
+mod diff;
 mod exposure;
 mod hints;
 mod look;
@@ -20,11 +21,14 @@ mod sources;
 mod table;
 #[cfg(test)]
 pub(crate) use table::tests;
+mod udp;
 mod watch;
 
+pub use diff::{Difference, Snapshot, Step};
 pub use exposure::{Policy, assess};
 pub use look::{Observation, Source};
 pub use own::OwnSockets;
 pub use sources::Events;
 pub use table::{Bind, ListenerTable};
+pub use udp::unconnected_udp;
 pub use watch::{LookNow, WatchSettings, Watcher};

@@ -71,7 +71,8 @@ impl ListenerTable {
         self.sockets.iter().chain(self.others.iter().flat_map(|other| &other.sockets))
     }
 
-    pub(super) fn all_sockets_mut(&mut self) -> impl Iterator<Item = &mut SocketFact> {
+    /// The same, to be changed.
+    pub fn all_sockets_mut(&mut self) -> impl Iterator<Item = &mut SocketFact> {
         self.sockets.iter_mut().chain(self.others.iter_mut().flat_map(|other| &mut other.sockets))
     }
 }
@@ -90,7 +91,12 @@ pub struct Bind {
 impl Bind {
     /// Reads a socket's bind.
     pub fn of(socket: &SocketFact) -> Self {
-        let address = socket.address.to_canonical();
+        Self::to(socket.address)
+    }
+
+    /// Reads a bind address.
+    pub fn to(address: IpAddr) -> Self {
+        let address = address.to_canonical();
         let family = if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
         let link_local = match address {
             IpAddr::V4(address) => address.is_link_local(),

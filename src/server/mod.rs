@@ -13,10 +13,12 @@ mod patience;
 mod query;
 mod report;
 mod routes;
+mod views;
 mod websocket;
 
 pub use accept::{Peer, serve};
 pub use listen::{UnixEndpoint, VsockEndpoint, vsock_state};
 pub use report::{Agent, Phase};
 pub use routes::router;
+pub use views::Views;
 pub use websocket::Sockets;

@@ -11,16 +11,16 @@ use std::{
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
-use super::Sockets;
+use super::{Sockets, Views};
 use crate::{
-    api::{BootTimings, Check, CheckState, Health, Identity, Info, Listener, Status},
+    api::{BootTimings, Check, CheckState, Health, Identity, Info, Status},
     bridge::BridgeHandle,
     config::{Config, Problem},
     exec::Execs,
     files::Trees,
     health::{self, Part},
     keys,
-    listeners::{self, Events, LookNow, Observation, Policy},
+    listeners::{Events, LookNow, Observation},
 };
 
 /// Everything that the routes use. Shared by all connections.
@@ -48,6 +48,8 @@ pub struct Agent {
     pub vsock: watch::Receiver<Part>,
     /// The configured address, once it is set.
     pub guest_address: watch::Receiver<Part>,
+    /// The listeners as they are told.
+    pub views: Views,
     /// WebSockets that are open.
     pub sockets: Sockets,
     /// How far the agent is.
@@ -125,18 +127,6 @@ impl Agent {
             ready_after_boot_secs: self.phase.ready_secs(),
             checks: if with_checks { checks } else { Vec::new() },
         }
-    }
-
-    /// The listeners and the verdict on each.
-    pub fn listeners(&self) -> Vec<Listener> {
-        let bridge = self.bridge.state();
-        let policy = Policy {
-            public_name: self.config.public_name(),
-            routable_ports: self.config.routable_ports.clone(),
-            bridge_auto: bridge.auto,
-        };
-        let observation = self.observations.borrow().clone();
-        listeners::assess(&observation.table, &policy, &bridge.ports())
     }
 
     /// What this VM is.

@@ -8,13 +8,16 @@ use std::io;
 use netlink_packet_core::Nla as _;
 use netlink_packet_sock_diag::{
     SockDiagMessage,
-    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
+    constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP},
     inet::{ExtensionFlags, InetRequest, SocketId, StateFlags, nlas::Nla},
 };
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
 use super::netlink;
-use crate::facts::{AcceptQueue, SocketFact};
+use crate::{
+    facts::{AcceptQueue, SocketFact, UdpFact},
+    limits,
+};
 
 /// `INET_DIAG_CGROUP_ID` of `linux/inet_diag.h`, a u64. It comes unasked, from Linux 5.9 on.
 const INET_DIAG_CGROUP_ID: u16 = 21;
@@ -75,6 +78,66 @@ fn dump(family: u8, most: usize) -> io::Result<Vec<SocketFact>> {
 /// Two numbers of 32 bits in the machine's byte order, the low one first (`sock_diag_save_cookie`).
 fn cookie([a, b, c, d, e, f, g, h]: [u8; 8]) -> u64 {
     u64::from(u32::from_ne_bytes([a, b, c, d])) | u64::from(u32::from_ne_bytes([e, f, g, h])) << 32
+}
+
+/// Every UDP socket that is bound and not connected, IPv4 and IPv6, and so takes datagrams from anyone.
+///
+/// # Errors
+/// As of [`listening_tcp`]; the kernel's UDP_DIAG is a module of its own. See [`procfs_unconnected_udp`].
+pub fn unconnected_udp() -> io::Result<Vec<UdpFact>> {
+    let mut facts = dump_udp(AF_INET)?;
+    match dump_udp(AF_INET6) {
+        Ok(ipv6) => facts.extend(ipv6),
+        Err(error) if is_absent(&error) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(facts)
+}
+
+fn dump_udp(family: u8) -> io::Result<Vec<UdpFact>> {
+    let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+    let request = SockDiagMessage::InetRequest(InetRequest {
+        family,
+        protocol: IPPROTO_UDP,
+        extensions: ExtensionFlags::empty(),
+        // What UDP calls a socket that is not connected.
+        states: StateFlags::CLOSE,
+        socket_id,
+    });
+    let facts =
+        netlink::dump(NETLINK_SOCK_DIAG, request, limits::LISTENERS_READ)?.into_iter().filter_map(
+            |answer| match answer {
+                SockDiagMessage::InetResponse(response) => Some(UdpFact {
+                    address: response.header.socket_id.source_address,
+                    port: response.header.socket_id.source_port,
+                    v6only: response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true))),
+                    uid: response.header.uid,
+                    inode: u64::from(response.header.inode),
+                }),
+                _ => None,
+            },
+        );
+    Ok(facts.filter(|fact| fact.port != 0).collect())
+}
+
+/// The same from `/proc/net/udp` and `udp6`, for kernels without UDP_DIAG; `v6only` is false for all.
+pub fn procfs_unconnected_udp() -> io::Result<Vec<UdpFact>> {
+    use procfs::net::{UdpState, udp, udp6};
+    let mut entries = udp().map_err(io::Error::other)?;
+    match udp6() {
+        Ok(ipv6) => entries.extend(ipv6),
+        Err(procfs::ProcError::NotFound(_)) => {}
+        Err(error) => return Err(io::Error::other(error)),
+    }
+    let unconnected = entries.into_iter().filter(|entry| entry.state == UdpState::Close);
+    let facts = unconnected.map(|entry| UdpFact {
+        address: entry.local_address.ip(),
+        port: entry.local_address.port(),
+        v6only: false,
+        uid: entry.uid,
+        inode: entry.inode,
+    });
+    Ok(facts.filter(|fact| fact.port != 0).collect())
 }
 
 fn cgroup_id(nla: &Nla) -> Option<u64> {
@@ -193,5 +256,34 @@ mod tests {
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let port = client.local_addr().unwrap().port();
         assert!(listening_tcp(usize::MAX).unwrap().iter().all(|fact| fact.port != port));
+    }
+
+    #[test]
+    fn udp_sockets_are_listed_until_they_are_connected_and_both_sources_agree() {
+        let of = |facts: io::Result<Vec<UdpFact>>, port| facts.unwrap().into_iter().find(|fact| fact.port == port);
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let fact = of(unconnected_udp(), port).expect("the socket is in the dump");
+        assert_eq!(fact.address, "127.0.0.1".parse::<IpAddr>().unwrap());
+        assert_eq!(fact.inode, nix::sys::stat::fstat(&socket).unwrap().st_ino);
+        assert_eq!(of(procfs_unconnected_udp(), port), Some(fact));
+        socket.connect("127.0.0.1:9").unwrap();
+        assert_eq!((of(unconnected_udp(), port), of(procfs_unconnected_udp(), port)), (None, None));
+    }
+
+    #[test]
+    fn ipv6_only_udp_sockets_are_told_from_others() {
+        let bound = |only_v6| {
+            let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
+            socket.set_only_v6(only_v6).unwrap();
+            socket.bind(&"[::]:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+            socket
+        };
+        for only_v6 in [false, true] {
+            let socket = bound(only_v6);
+            let inode = nix::sys::stat::fstat(&socket).unwrap().st_ino;
+            let fact = unconnected_udp().unwrap().into_iter().find(|fact| fact.inode == inode).unwrap();
+            assert_eq!(fact.v6only, only_v6);
+        }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Every path with its methods; `{id}` and `{port}` stand for one of them.
-const ROUTES: [(&str, &[&str]); 18] = [
+const ROUTES: [(&str, &[&str]); 20] = [
     ("/v1/health", &["GET"]),
     ("/v1/info", &["GET"]),
     ("/v1/exec", &["GET", "POST"]),
@@ -34,6 +34,8 @@ const ROUTES: [(&str, &[&str]); 18] = [
     ("/v1/files", &["GET", "PUT", "DELETE"]),
     ("/v1/tree", &["GET", "PUT"]),
     ("/v1/listeners", &["GET"]),
+    ("/v1/listeners/watch", &["GET"]),
+    ("/v1/listeners/udp", &["GET"]),
     ("/v1/bridge", &["GET", "PUT"]),
     ("/v1/tunnel/{port}", &["GET"]),
     ("/metrics", &["GET"]),

@@ -9,10 +9,14 @@ mod bridge;
 mod containers;
 mod events;
 mod flood;
+mod hostile;
 mod namespace;
 mod owners;
+mod probe;
 mod queue;
 mod relay;
 mod restart;
 #[path = "../support/mod.rs"]
 mod support;
+mod udp;
+mod watch;

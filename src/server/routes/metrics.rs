@@ -13,15 +13,17 @@ use axum::{
 
 use crate::{
     api::{Exposure, Status},
-    server::Agent,
+    listeners::Snapshot,
+    server::{Agent, error::ApiError},
 };
 
 /// `GET /metrics`.
-pub(super) async fn text(State(agent): State<Arc<Agent>>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render(&agent)).into_response()
+pub(super) async fn text(State(agent): State<Arc<Agent>>) -> Result<Response, ApiError> {
+    let page = render(&agent, &*agent.listeners().await?);
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response())
 }
 
-fn render(agent: &Agent) -> String {
+fn render(agent: &Agent, listeners: &Snapshot) -> String {
     let mut page = Page::default();
     let health = agent.health(true);
     page.family("guestd_ready", "gauge", "1 when every health check is ok.");
@@ -29,17 +31,19 @@ fn render(agent: &Agent) -> String {
     page.family("guestd_uptime_seconds", "gauge", "Seconds since the kernel's start.");
     page.sample("", health.uptime_secs);
 
-    let listeners = agent.listeners();
     page.family("guestd_listeners", "gauge", "Listening TCP sockets by exposure.");
     for (name, exposure) in
         [("direct", Exposure::Direct), ("bridged", Exposure::Bridged), ("unreachable", Exposure::Unreachable)]
     {
-        let count = listeners.iter().filter(|listener| listener.exposure == exposure).count();
+        let count = listeners.listeners().iter().filter(|listener| listener.exposure == exposure).count();
         page.sample(&format!("exposure=\"{name}\""), count);
     }
 
     page.family("guestd_listener_looks_total", "counter", "Looks at what listens.");
     page.sample("", agent.looker.looks());
+
+    page.family("guestd_listener_watchers", "gauge", "Readers that watch the listeners.");
+    page.sample("", agent.views.watching());
 
     let ports = agent.bridge.state().ports();
     page.family("guestd_bridge_connections", "gauge", "Bridged connections that are open, by port.");

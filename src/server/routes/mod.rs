@@ -6,6 +6,7 @@ mod exec_control;
 mod exec_stream;
 mod files;
 mod listeners;
+mod listeners_watch;
 mod logs;
 mod metrics;
 mod system;
@@ -43,6 +44,8 @@ pub fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/files", get(files::get).put(files::put).delete(files::delete))
         .route("/v1/tree", get(tree::get).put(tree::put))
         .route("/v1/listeners", get(listeners::list))
+        .route("/v1/listeners/watch", get(listeners_watch::watch))
+        .route("/v1/listeners/udp", get(listeners::udp))
         .route("/v1/bridge", get(bridge::show).put(bridge::update))
         .route("/v1/tunnel/{port}", get(tunnel::open))
         .route("/metrics", get(metrics::text))

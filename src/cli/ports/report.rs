@@ -1,47 +1,76 @@
-//! `guestctl ports`: what listens in the VM, who can reach it, and what to do where nobody can.
+//! The listeners as a table for people, and a paragraph for each that nobody reaches.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use crate::api::{Cause, Exposure, Listener};
-use crate::client::Client;
+use crate::api::{Cause, Exposure, Listener, Probe, ProbeOutcome, UdpSocket};
+use crate::cli::table::{Cell, Palette, Table, Tone};
+use crate::cli::text::escape;
 
-use super::failure::{Failure, exit};
-use super::output::Output;
-use super::table::{Cell, Palette, Table, Tone};
-use super::text::escape;
+use super::udp;
 
-pub(super) async fn run(client: &Client, all: bool, output: Output) -> Result<u8, Failure> {
-    let listeners = client.listeners().await?;
-    let (shown, hidden) = select(listeners, all);
-    output.show(&shown, |shown, palette| render(shown, hidden, all, palette))?;
-    Ok(exit::OK)
+/// Characters of a banner in the table.
+const BANNER_SHOWN: usize = 32;
+
+/// What is told.
+#[derive(Debug, Default)]
+pub(super) struct Report<'a> {
+    pub(super) listeners: &'a [Listener],
+    /// Listeners that are left out, since they are in other network namespaces.
+    pub(super) hidden: usize,
+    /// Every socket has a line of its own.
+    pub(super) all: bool,
+    /// They were probed.
+    pub(super) probed: bool,
+    /// UDP sockets, of which one line tells.
+    pub(super) udp: &'a [UdpSocket],
 }
 
-/// Those to show and the number of others: without `all`, only those of the VM's own network namespace.
-fn select(listeners: Vec<Listener>, all: bool) -> (Vec<Listener>, usize) {
-    let before = listeners.len();
-    let is_shown = |listener: &Listener| all || listener.cause != Some(Cause::OtherNetns);
-    let shown: Vec<Listener> = listeners.into_iter().filter(is_shown).collect();
-    let hidden = before - shown.len();
-    (shown, hidden)
-}
+impl Report<'_> {
+    pub(super) fn render(&self, palette: Palette) -> String {
+        let groups = group(self.listeners, self.all);
+        let mut text = if groups.is_empty() {
+            "no TCP service listens in this VM\n".to_owned()
+        } else {
+            self.table(&groups).render(palette)
+        };
+        let notes = notes(&groups);
+        if !notes.is_empty() {
+            text.push('\n');
+            text.push_str(&notes);
+        }
+        if let Some(line) = udp::line(self.udp) {
+            text.push_str(&format!("\n{line}\n"));
+        }
+        if self.hidden > 0 {
+            let hidden = self.hidden;
+            text.push_str(&format!("\n{hidden} more in other network namespaces (containers): guestctl ports --all\n"));
+        }
+        text
+    }
 
-fn render(listeners: &[Listener], hidden: usize, all: bool, palette: Palette) -> String {
-    let groups = group(listeners, all);
-    let mut text = if groups.is_empty() {
-        "no TCP service listens in this VM\n".to_owned()
-    } else {
-        table(&groups, all).render(palette)
-    };
-    let notes = notes(&groups);
-    if !notes.is_empty() {
-        text.push('\n');
-        text.push_str(&notes);
+    fn table(&self, groups: &[Group<'_>]) -> Table {
+        let wanted = |title: &&str| match *title {
+            "PROBE" => self.probed,
+            "NETNS" => self.all,
+            _ => true,
+        };
+        let titles = ["PORT", "ADDRESS", "EXPOSURE", "PROBE", "PROCESS", "URL", "NETNS"];
+        let mut table = Table::new(&titles.into_iter().filter(wanted).collect::<Vec<_>>());
+        for group in groups {
+            let listener = group.first;
+            let mut row = cells(listener, group.sockets);
+            if self.probed {
+                row.insert(3, probe(listener.probe.as_ref()));
+            }
+            if self.all {
+                row.push(Cell::new(listener.netns.to_string()));
+            }
+            table.row(row);
+        }
+        table
     }
-    if hidden > 0 {
-        text.push_str(&format!("\n{hidden} more in other network namespaces (containers): guestctl ports --all\n"));
-    }
-    text
 }
 
 /// Sockets that are one service to a reader: workers that share a port by SO_REUSEPORT.
@@ -51,15 +80,13 @@ struct Group<'a> {
 }
 
 fn group(listeners: &[Listener], all: bool) -> Vec<Group<'_>> {
-    let name = |listener: &Listener| listener.process.as_ref().map(|process| process.name.clone());
-    let same = |one: &Listener, other: &Listener| {
-        (one.port, one.address, one.netns, one.exposure, one.cause)
-            == (other.port, other.address, other.netns, other.exposure, other.cause)
-            && name(one) == name(other)
-    };
     let mut groups: Vec<Group<'_>> = Vec::new();
+    let mut places = HashMap::new();
     for listener in listeners {
-        match groups.iter_mut().rev().find(|group| !all && same(group.first, listener)) {
+        let name = listener.process.as_ref().map(|process| process.name.as_str());
+        let key = (listener.port, listener.address, listener.netns, listener.exposure, listener.cause, name);
+        let place = if all { groups.len() } else { *places.entry(key).or_insert(groups.len()) };
+        match groups.get_mut(place) {
             Some(group) => group.sockets += 1,
             None => groups.push(Group { first: listener, sockets: 1 }),
         }
@@ -67,28 +94,19 @@ fn group(listeners: &[Listener], all: bool) -> Vec<Group<'_>> {
     groups
 }
 
-fn table(groups: &[Group<'_>], all: bool) -> Table {
-    let titles = ["PORT", "ADDRESS", "EXPOSURE", "PROCESS", "URL", "NETNS"];
-    let mut table = Table::new(if all { &titles } else { &titles[..5] });
-    for group in groups {
-        let listener = group.first;
-        let (tone, exposure) = exposure(listener.exposure);
-        let mut row = vec![
-            Cell::new(listener.port.to_string()),
-            Cell::new(address(listener.address)),
-            Cell::toned(tone, exposure),
-            Cell::or_dash(owner(group)),
-            Cell::or_dash(listener.url.as_deref()),
-        ];
-        if all {
-            row.push(Cell::new(listener.netns.to_string()));
-        }
-        table.row(row);
-    }
-    table
+/// Port, address, exposure, process and URL.
+pub(super) fn cells(listener: &Listener, sockets: usize) -> Vec<Cell> {
+    let (tone, exposure) = exposure(listener.exposure);
+    vec![
+        Cell::new(listener.port.to_string()),
+        Cell::new(address(listener.address)),
+        Cell::toned(tone, exposure),
+        Cell::or_dash(owner(listener, sockets)),
+        Cell::or_dash(listener.url.as_deref()),
+    ]
 }
 
-fn exposure(exposure: Exposure) -> (Tone, &'static str) {
+pub(super) fn exposure(exposure: Exposure) -> (Tone, &'static str) {
     match exposure {
         Exposure::Direct => (Tone::Good, "direct"),
         Exposure::Bridged => (Tone::Notice, "bridged"),
@@ -97,39 +115,73 @@ fn exposure(exposure: Exposure) -> (Tone, &'static str) {
 }
 
 /// An address as it stands before a port.
-fn address(address: IpAddr) -> String {
+pub(super) fn address(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => format!("[{address}]"),
     }
 }
 
-fn owner(group: &Group<'_>) -> Option<String> {
-    let process = group.first.process.as_ref()?;
-    let sockets = match group.sockets {
+pub(super) fn owner(listener: &Listener, sockets: usize) -> Option<String> {
+    let process = listener.process.as_ref()?;
+    let sockets = match sockets {
         1 => String::new(),
         sockets => format!(", {sockets} sockets"),
     };
     Some(format!("{} ({}{sockets})", process.name, process.pid))
 }
 
-/// A paragraph for each listener that is not reached directly: why, and what to do.
+/// A paragraph for each listener that is not reached directly, or drops connections.
 fn notes(groups: &[Group<'_>]) -> String {
-    let mut notes = String::new();
-    for listener in groups.iter().map(|group| group.first) {
-        let why = match listener.cause {
-            Some(cause) => explain(cause),
-            None if has_full_queue(listener) => "it is reached, but new connections are dropped",
-            None => continue,
-        };
-        let at = SocketAddr::new(listener.address, listener.port);
-        let how = exposure(listener.exposure).1;
-        notes.push_str(&format!("{at} is {how}: {why}\n"));
-        if let Some(hint) = &listener.hint {
-            notes.push_str(&format!("    {}\n", escape(hint)));
-        }
+    groups.iter().filter_map(|group| note(group.first)).collect()
+}
+
+/// Why a listener is not reached directly, and what to do; two lines at most.
+pub(super) fn note(listener: &Listener) -> Option<String> {
+    let contradicted = listener.probe.as_ref().is_some_and(|probe| probe.contradicts);
+    let why = match listener.cause {
+        Some(cause) => explain(cause),
+        None if contradicted => "so it is bound, and a probe says otherwise",
+        None if has_full_queue(listener) => "it is reached, but new connections are dropped",
+        None => return None,
+    };
+    let at = SocketAddr::new(listener.address, listener.port);
+    let how = exposure(listener.exposure).1;
+    let hint = listener.hint.as_ref().map(|hint| format!("    {}\n", escape(hint))).unwrap_or_default();
+    Some(format!("{at} is {how}: {why}\n{hint}"))
+}
+
+/// What a probe has seen; a mark stands where that is not what the exposure says.
+fn probe(probe: Option<&Probe>) -> Cell {
+    let Some(probe) = probe else { return Cell::new("-") };
+    let outcome = match probe.outcome {
+        ProbeOutcome::Accepted => "accepted",
+        ProbeOutcome::Banner => "banner",
+        ProbeOutcome::Closed => "closed",
+        ProbeOutcome::Reset => "reset",
+        ProbeOutcome::Refused => "refused",
+        ProbeOutcome::TimedOut => "timed out",
+        ProbeOutcome::Unreachable => "unreachable",
+        ProbeOutcome::NotTried => "not tried",
+        _ => "unknown",
+    };
+    let time = probe.connect_ms.map(|time| format!(" {:.1} ms", Duration::from(time).as_secs_f64() * 1000.0));
+    let banner = probe.banner.as_ref().map(|banner| format!(" {}", shortened(banner)));
+    let (tone, mark) = match (probe.contradicts, probe.outcome.is_accepted()) {
+        (true, _) => (Tone::Bad, "! "),
+        (false, true) => (Tone::Good, ""),
+        (false, false) => (Tone::Neutral, ""),
+    };
+    Cell::toned(tone, format!("{mark}{outcome}{}{}", time.unwrap_or_default(), banner.unwrap_or_default()))
+}
+
+/// The beginning of what a service said; all of it is in the JSON.
+fn shortened(banner: &str) -> String {
+    let line = banner.split(r"\r").next().unwrap_or_default().split(r"\n").next().unwrap_or_default();
+    match line.char_indices().nth(BANNER_SHOWN) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line.to_owned(),
     }
-    notes
 }
 
 /// Does the kernel drop new connections? It takes one more than the backlog.
@@ -169,6 +221,7 @@ mod tests {
             cause,
             hint: None,
             url: None,
+            probe: None,
             process: Some(Process {
                 pid: 412,
                 name: name.into(),
@@ -189,8 +242,8 @@ mod tests {
     }
 
     fn show(listeners: Vec<Listener>, all: bool) -> String {
-        let (shown, hidden) = select(listeners, all);
-        render(&shown, hidden, all, Palette::Plain)
+        let (listeners, hidden) = super::super::select(listeners, all);
+        Report { listeners: &listeners, hidden, all, ..Report::default() }.render(Palette::Plain)
     }
 
     #[test]
