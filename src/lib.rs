@@ -32,8 +32,12 @@ pub mod limits;
 #[cfg(feature = "agent")]
 pub mod listeners;
 #[cfg(feature = "agent")]
+pub mod registry;
+#[cfg(feature = "agent")]
 pub mod server;
 #[cfg(any(feature = "agent", feature = "cli"))]
 pub mod sys;
 #[cfg(feature = "agent")]
 pub mod throttle;
+#[cfg(feature = "agent")]
+pub mod tls;

@@ -26,11 +26,29 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("keys", &["limits", "sys"]),
     ("install", &["limits", "sys", "keys"]),
     ("health", &["api", "limits", "config", "listeners", "bridge", "keys"]),
+    ("tls", &["limits"]),
+    ("registry", &["api", "limits", "client", "config", "facts", "tls", "listeners", "bridge", "health"]),
     (
         "server",
-        &["api", "limits", "config", "sys", "listeners", "bridge", "exec", "files", "keys", "health", "throttle"],
+        &[
+            "api",
+            "limits",
+            "config",
+            "sys",
+            "listeners",
+            "bridge",
+            "exec",
+            "files",
+            "keys",
+            "health",
+            "registry",
+            "throttle",
+        ],
     ),
-    ("agent", &["limits", "config", "sys", "listeners", "bridge", "exec", "files", "keys", "health", "server"]),
+    (
+        "agent",
+        &["limits", "config", "sys", "listeners", "bridge", "exec", "files", "keys", "health", "registry", "server"],
+    ),
 ];
 
 /// Nothing of the kind may be used outside of these.

@@ -89,6 +89,11 @@ impl BridgeHandle {
         Arc::clone(&self.state.borrow())
     }
 
+    /// The state at present, and every later one.
+    pub fn changes(&self) -> watch::Receiver<Arc<BridgeState>> {
+        self.state.clone()
+    }
+
     /// Changes the settings; returns when the bridge has acted on them.
     pub async fn update(&self, change: BridgeUpdate) -> Result<Arc<BridgeState>, UpdateError> {
         let rules = change.rules.as_deref().unwrap_or_default();

@@ -21,6 +21,7 @@ use crate::{
     health::{self, Part},
     keys,
     listeners::{self, Observation, Policy},
+    registry,
 };
 
 /// Everything that the routes use. Shared by all connections.
@@ -44,6 +45,8 @@ pub struct Agent {
     pub vsock: watch::Receiver<Part>,
     /// The configured address, once it is set.
     pub guest_address: watch::Receiver<Part>,
+    /// How it stands with the registry.
+    pub registry: watch::Receiver<registry::Report>,
     /// WebSockets that are open.
     pub sockets: Sockets,
     /// How far the agent is.
@@ -104,6 +107,7 @@ impl Agent {
             config: &self.problems,
             observation: &observation,
             bridge: &self.bridge.state(),
+            registry: &self.registry.borrow().part(tokio::time::Instant::now()),
             ipv6_in_kernel: has_ipv6(),
         });
         let status = if self.phase.draining.load(Relaxed) {
