@@ -3,6 +3,8 @@
 //! Certificates are always verified, against the authorities that the system trusts: one file of them, read for each connection, so that
 //! nothing of it stays in memory and a renewed one counts at once. There is no way to switch that off.
 
+mod provider;
+
 use std::{
     fmt,
     fs::File,
@@ -17,7 +19,7 @@ use tokio_rustls::{
     client::TlsStream,
     rustls::{
         ClientConfig, RootCertStore,
-        crypto::ring,
+        client::Resumption,
         pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject as _},
     },
 };
@@ -76,10 +78,13 @@ pub async fn connect(host: &str, stream: TcpStream) -> Result<TlsStream<TcpStrea
 
 fn config() -> Result<ClientConfig, TlsError> {
     let roots = authorities(bundle().as_deref()).map_err(TlsError::NoAuthorities)?;
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider::provider()));
     let builder =
         builder.with_safe_default_protocol_versions().map_err(|error| TlsError::NoAuthorities(error.to_string()))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    // It lives for one connection.
+    config.resumption = Resumption::disabled();
+    Ok(config)
 }
 
 /// The file of authorities.
