@@ -12,6 +12,8 @@ mod ask;
 mod content;
 mod course;
 mod report;
+#[cfg(test)]
+mod tests;
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -91,8 +93,16 @@ impl Registry {
             routable_ports: config.routable_ports.clone(),
         };
         let Sources { vm_id, observations, bridge } = sources;
-        let registry = Self { settings, vm_id, observations, bridge: bridge.changes(), report };
-        registry.report_no_id();
+        let mut registry = Self { settings, vm_id, observations, bridge: bridge.changes(), report };
+        let id = registry.vm_id.borrow().clone();
+        match id {
+            None => registry.report_no_id(),
+            Some(id) => {
+                let (course, content) =
+                    (Course::new(registry.settings.heartbeat, Instant::now()), registry.content(&id));
+                registry.report(&id, &course, &content);
+            }
+        }
         (Some(registry), reports)
     }
 
