@@ -18,12 +18,18 @@ use crate::{config, fake::FakeRegistry, namespace::enter, support::TestAgent, un
 /// An authority of this name.
 struct Authority {
     name: &'static str,
+    /// Kind of its key and of its servers', as openssl's `-newkey` has it.
+    keys: &'static str,
     dir: TempDir,
 }
 
 impl Authority {
     fn new(name: &'static str) -> Self {
-        let authority = Self { name, dir: tempfile::tempdir().unwrap() };
+        Self::with_keys(name, "ec")
+    }
+
+    fn with_keys(name: &'static str, keys: &'static str) -> Self {
+        let authority = Self { name, keys, dir: tempfile::tempdir().unwrap() };
         authority.make("ca", "basicConstraints = critical, CA:TRUE", &[]);
         authority
     }
@@ -51,7 +57,10 @@ impl Authority {
         let sections = "[req]\ndistinguished_name = dn\nx509_extensions = ext\nprompt = no\n[dn]\nCN = ";
         std::fs::write(file("cnf"), format!("{sections}{}\n[ext]\n{extensions}\n", self.name)).unwrap();
         let mut openssl = Command::new("openssl");
-        openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
+        openssl.args(["req", "-x509", "-newkey", self.keys, "-nodes", "-days", "2"]);
+        if self.keys == "ec" {
+            openssl.args(["-pkeyopt", "ec_paramgen_curve:P-256"]);
+        }
         openssl
             .args(["-config", path(&file("cnf")), "-keyout", path(&file("key")), "-out", path(&file("pem"))])
             .args(by);
@@ -82,6 +91,15 @@ fn certificate_of_a_trusted_authority_is_accepted() {
     registry.wait_for("POST /registry/vms/abc/heartbeat", 0);
     assert!(agent.terminate().success());
     assert_eq!(registry.requests().last().unwrap().call, "DELETE /registry/vms/abc");
+}
+
+#[test]
+fn certificates_with_rsa_keys_are_accepted() {
+    enter();
+    let authority = Authority::with_keys("one", "rsa:2048");
+    let registry = authority.server("DNS:localhost");
+    let _agent = agent(&registry, "localhost", &authority.file());
+    registry.wait_for("POST /registry/vms", 0);
 }
 
 #[test]
