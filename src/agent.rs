@@ -1,8 +1,8 @@
 //! The service: configuration in, endpoints up, everything down again in order.
 //!
 //! ```text
-//! build ──> serve: vsock, Unix socket, bridge, listeners ──SIGTERM──> drain: no new connections, running responses
-//!                                                                     completed, execs ended at the deadline
+//! build ──> serve: vsock, Unix socket, bridge, listeners, ──SIGTERM──> drain: no new connections, running responses
+//!           registry                                                   completed, execs ended at the deadline
 //! ```
 
 use std::{sync::Arc, time::Duration};
@@ -11,6 +11,7 @@ use anyhow::Context;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
+    task::JoinHandle,
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -23,6 +24,7 @@ use crate::{
     health::Part,
     limits,
     listeners::{LookNow, OwnSockets, WatchSettings, Watcher},
+    registry::{Registry, Sources},
     server::{self, Agent, Phase, Sockets, UnixEndpoint, Views, VsockEndpoint},
     sys::rtnl,
 };
@@ -70,6 +72,10 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
         ..ExecConfig::default()
     };
     exec_config.base_env.extend(config.vm_id.clone().map(|id| ("VERS_VM_ID".to_owned(), id)));
+    // Nothing changes it yet.
+    let (_vm_id, vm_id) = watch::channel(config.vm_id.clone());
+    let sources = Sources { vm_id, observations: watcher.observations(), bridge: bridge_handle.clone() };
+    let (registry, registry_report) = Registry::new(&config, sources);
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
     let connections = TaskTracker::new();
     let agent = Arc::new(Agent {
@@ -83,6 +89,7 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
         vsock,
         guest_address,
         views: Views::default(),
+        registry: registry_report,
         sockets: Sockets::new(connections.clone(), drain.clone()),
         phase,
         config,
@@ -115,6 +122,7 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
         tasks.spawn(async move { stop.run_until_cancelled(setting).await });
     }
     tasks.spawn(bridge.run(watcher.observations(), stop.clone()));
+    let registry = registry.map(|registry| tokio::spawn(registry.run(drain.clone())));
 
     let ready = agent.phase.ready();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), seconds_since_boot = ready, "ready");
@@ -127,9 +135,11 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     tracing::info!("draining");
     notify_init(sd_notify::NotifyState::Stopping);
     agent.phase.drain();
+    let left_by = Instant::now() + limits::REGISTRY_LEAVE_TIME;
     drain.cancel();
     complete_responses(&agent, &connections).await;
     end_execs(&agent).await;
+    leave_registry(registry, left_by).await;
     stop.cancel();
     tasks.close();
     if tokio::time::timeout(limits::STOP_TIME, tasks.wait()).await.is_err() {
@@ -180,6 +190,14 @@ async fn complete_responses(agent: &Agent, connections: &TaskTracker) {
 async fn end_execs(agent: &Agent) {
     if tokio::time::timeout(EXEC_END_TIME, agent.execs.shutdown()).await.is_err() {
         tracing::warn!(execs = agent.execs.running(), "execs are left behind");
+    }
+}
+
+/// Waits until the VM's entry is out of the registry, which began with the drain.
+async fn leave_registry(registry: Option<JoinHandle<()>>, by: Instant) {
+    let Some(registry) = registry else { return };
+    if tokio::time::timeout_at(by, registry).await.is_err() {
+        tracing::warn!("the registry's task is left behind");
     }
 }
 

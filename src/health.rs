@@ -31,6 +31,8 @@ pub struct Inputs<'a> {
     pub listener_events: &'a Events,
     /// The bridge.
     pub bridge: &'a BridgeState,
+    /// The platform's registry.
+    pub registry: &'a Part,
     /// Does the kernel have IPv6 at all?
     pub ipv6_in_kernel: bool,
 }
@@ -56,6 +58,7 @@ pub fn assess(inputs: &Inputs<'_>) -> (Status, Vec<Check>) {
         check("bridge", bridge(inputs.bridge)),
         check("pseudo_ipv4", pseudo_ipv4(inputs.bridge)),
         check("keys", keys(inputs.keys)),
+        check("registry", inputs.registry.clone()),
         check("config", config(inputs.config)),
     ];
     let degraded = checks.iter().any(|check| check.state == CheckState::Degraded);
@@ -187,6 +190,7 @@ mod tests {
         config: Vec<Problem>,
         observation: Observation,
         bridge: BridgeState,
+        registry: Part,
         ipv6_in_kernel: bool,
     }
 
@@ -196,7 +200,8 @@ mod tests {
             vsock: ok.clone(),
             cgroup: ok.clone(),
             keys: KeysStatus { golden: Some("SHA256:x".to_owned()), ..KeysStatus::default() },
-            guest_address: ok,
+            guest_address: ok.clone(),
+            registry: ok,
             config: Vec::new(),
             observation: Observation {
                 table: table(Vec::new()),
@@ -217,6 +222,7 @@ mod tests {
             observation: &vm.observation,
             listener_events: &Events::Bpf,
             bridge: &vm.bridge,
+            registry: &vm.registry,
             ipv6_in_kernel: vm.ipv6_in_kernel,
         });
         let not_ok = checks.into_iter().filter(|check| check.state != CheckState::Ok);
@@ -238,6 +244,7 @@ mod tests {
         assert_eq!(verdict(|vm| vm.vsock = Part::Off("by --no-vsock".to_owned())), off("vsock"));
         assert_eq!(verdict(|vm| vm.keys = KeysStatus::default()), off("keys"));
         assert_eq!(verdict(|vm| vm.bridge.auto = false), off("bridge"));
+        assert_eq!(verdict(|vm| vm.registry = Part::Off("by default".to_owned())), off("registry"));
     }
 
     #[test]
@@ -246,6 +253,7 @@ mod tests {
         assert_eq!(verdict(|vm| vm.vsock = failed()), degraded("vsock"));
         assert_eq!(verdict(|vm| vm.cgroup = failed()), degraded("cgroup2"));
         assert_eq!(verdict(|vm| vm.guest_address = failed()), degraded("ipv6"));
+        assert_eq!(verdict(|vm| vm.registry = failed()), degraded("registry"));
         assert_eq!(verdict(|vm| vm.ipv6_in_kernel = false), degraded("ipv6"));
         assert_eq!(verdict(|vm| vm.observation.table = ListenerTable::default()), degraded("ipv6"));
         assert_eq!(verdict(|vm| vm.observation.failure = Some("EPERM".to_owned())), degraded("listeners"));

@@ -34,8 +34,12 @@ pub mod listeners;
 #[cfg(feature = "agent")]
 pub mod probe;
 #[cfg(feature = "agent")]
+pub mod registry;
+#[cfg(feature = "agent")]
 pub mod server;
 #[cfg(any(feature = "agent", feature = "cli"))]
 pub mod sys;
 #[cfg(feature = "agent")]
 pub mod throttle;
+#[cfg(feature = "agent")]
+pub mod tls;

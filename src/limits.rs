@@ -266,6 +266,50 @@ pub const UDP_SOCKETS: usize = 4096;
 /// Command line shown for a process, in bytes.
 pub const PROCESS_COMMAND_BYTES: usize = 512;
 
+/// URL of a service of the platform, in bytes.
+pub const URL_BYTES: usize = 2048;
+
+/// Time between two heartbeats to the registry (`registry.heartbeat_secs`). An entry is stale after five minutes without one, so
+/// that four can be lost.
+pub const REGISTRY_HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// From a change of the listeners to its way to the registry, so that services that come together are told together.
+pub const REGISTRY_COALESCE_TIME: Duration = Duration::from_secs(1);
+
+/// One call to the registry, from the look-up of its name to the end of its answer.
+pub const REGISTRY_CALL_TIME: Duration = Duration::from_secs(10);
+
+/// For one address of the registry to accept a connection; then the next is tried.
+pub const REGISTRY_ADDRESS_TIME: Duration = Duration::from_secs(3);
+
+/// Addresses of the registry that are tried in one call.
+pub const REGISTRY_ADDRESSES: usize = 4;
+
+/// Body of an answer of the registry that is read, in bytes: a refusal's reason.
+pub const REGISTRY_ANSWER_BYTES: usize = 16 * 1024;
+
+/// First and longest pause after a call that failed, before its jitter. The longest is far below the five minutes after which an
+/// entry is stale.
+pub const REGISTRY_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Pause after a call that the registry refused: the same will be refused again, until somebody has set it right.
+pub const REGISTRY_REFUSED_PAUSE: Duration = Duration::from_secs(120);
+
+/// The longest pause that the registry may ask for (Retry-After). With a heartbeat's time it is within the five minutes.
+pub const REGISTRY_RETRY_AFTER: Duration = Duration::from_secs(180);
+
+/// From the wish to end the agent to the end of its try to take its entry out of the registry, beside the drain of all else.
+pub const REGISTRY_LEAVE_TIME: Duration = Duration::from_secs(3);
+
+/// Services in the registry's entry. As many as are bridged; a VM with more is told of in health.
+pub const REGISTRY_SERVICES: usize = 256;
+
+/// Name of a VM or of a service in the registry, in bytes.
+pub const REGISTRY_NAME_BYTES: usize = 64;
+
+/// File with the certificates of the authorities that are trusted, in bytes. Debian's has 220 KB.
+pub const CA_BUNDLE_BYTES: u64 = 4 * 1024 * 1024;
+
 /// Configuration file, in bytes.
 pub const CONFIG_FILE_BYTES: u64 = 256 * 1024;
 
@@ -276,7 +320,7 @@ pub const DRAIN_TIME: Duration = Duration::from_secs(8);
 /// execs take to end, all is below the unit's TimeoutStopSec of 20 s.
 pub const STOP_TIME: Duration = Duration::from_secs(1);
 
-/// Listeners that a client keeps of a VM that it watches, about 1 KiB each; some times as many as a VM tells of.
+/// Listeners that a client keeps of a VM that it watches, about 1 KiB each; twice as many as a VM tells of.
 pub const CLIENT_LISTENERS: usize = 65_536;
 
 /// First and longest pause of a client that watches a VM before it connects to it again. A branched VM is back at once.

@@ -27,6 +27,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("keys", &["limits", "sys"]),
     ("install", &["limits", "sys", "keys"]),
     ("health", &["api", "limits", "config", "facts", "listeners", "bridge", "keys"]),
+    ("tls", &["limits"]),
+    ("registry", &["api", "limits", "client", "config", "facts", "tls", "listeners", "bridge", "health"]),
     (
         "server",
         &[
@@ -41,10 +43,14 @@ const ARROWS: &[(&str, &[&str])] = &[
             "files",
             "keys",
             "health",
+            "registry",
             "throttle",
         ],
     ),
-    ("agent", &["limits", "config", "sys", "listeners", "bridge", "exec", "files", "keys", "health", "server"]),
+    (
+        "agent",
+        &["limits", "config", "sys", "listeners", "bridge", "exec", "files", "keys", "health", "registry", "server"],
+    ),
 ];
 
 /// Nothing of the kind may be used outside of these.

@@ -17,7 +17,7 @@ use crate::limits;
 use super::{ClientError, ConnectFailure, Endpoint};
 
 /// A connection in both directions. Nothing here shuts down one of them alone.
-pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug {}
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug> Duplex for T {}
 

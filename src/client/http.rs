@@ -27,7 +27,7 @@ use super::{Call, Client, ClientError};
 const SHOWN_CHARACTERS: usize = 120;
 
 /// Body of a request: bytes that are there, or that come as it is sent.
-pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// A request that is still to be sent.
 pub(super) struct Question {
@@ -101,7 +101,7 @@ pub(super) struct Reply {
 
 /// A connection that carries a response. It is driven by whoever waits for something from it, not by a task of its own,
 /// so that dropping it closes both directions at once.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     /// Held to the end, since hyper takes the loss of its sender for the wish to close.
     sender: SendRequest<Body>,
     io: Io,
@@ -118,7 +118,7 @@ impl fmt::Debug for Connection {
 
 impl Connection {
     /// Speaks HTTP on a stream.
-    pub(super) async fn open(stream: Box<dyn Duplex>) -> hyper::Result<Self> {
+    pub(crate) async fn open(stream: Box<dyn Duplex>) -> hyper::Result<Self> {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         Ok(Self::of(sender, connection))
     }
@@ -131,13 +131,13 @@ impl Connection {
     }
 
     /// Sends the request and waits for the head of its answer.
-    pub(super) async fn exchange(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
+    pub(crate) async fn exchange(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
         let response = self.sender.send_request(request);
         self.io.drive(response).await
     }
 
     /// Waits for something that comes over this connection.
-    pub(super) async fn drive<T>(&mut self, work: impl Future<Output = T>) -> T {
+    pub(crate) async fn drive<T>(&mut self, work: impl Future<Output = T>) -> T {
         self.io.drive(work).await
     }
 }
@@ -258,7 +258,7 @@ impl Client {
 }
 
 /// The start of an answer, quoted.
-pub(super) fn excerpt(body: &[u8]) -> String {
+pub(crate) fn excerpt(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let mut start: String = text.chars().take(SHOWN_CHARACTERS).collect();
     if start.len() < text.len() {

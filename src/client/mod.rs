@@ -50,7 +50,11 @@ pub use stream::ExecStream;
 pub use token::{Token, TokenError};
 pub use tunnel::Tunnel;
 
+#[cfg(feature = "agent")]
+pub(crate) use connect::Duplex;
 pub use files::{Download, PutFile};
 pub(crate) use follow::Retry;
+#[cfg(feature = "agent")]
+pub(crate) use http::{Body, Connection, excerpt};
 pub use upload::{Upload, UploadChunk};
 pub use watch::ListenerWatch;

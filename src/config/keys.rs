@@ -2,8 +2,8 @@
 
 use std::{fmt::Display, net::Ipv6Addr, path::PathBuf, str::FromStr, time::Duration};
 
-use super::{Config, GuestAddress, ListenerEvents, LogLevel, RoutablePorts, Secret};
-use crate::api::BridgeRule;
+use super::{Config, GuestAddress, ListenerEvents, LogLevel, RegistryRole, RoutablePorts, Secret, ServiceUrl};
+use crate::{api::BridgeRule, limits};
 
 type Setter = fn(&mut Config, &str) -> Result<(), &'static str>;
 
@@ -92,6 +92,30 @@ const KEYS: &[(&str, Setter)] = &[
         config.exec_spill_bytes = number(value, 0, u64::MAX, "a number of bytes")?;
         Ok(())
     }),
+    ("registry.url", |config, value| {
+        config.registry_url = match value {
+            "off" => None,
+            url => Some(
+                ServiceUrl::parse(url)
+                    .ok_or("\"off\" or an http:// or https:// URL without user, query and fragment")?,
+            ),
+        };
+        Ok(())
+    }),
+    ("registry.name", |config, value| {
+        let valid = (1..=limits::REGISTRY_NAME_BYTES).contains(&value.len())
+            && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+        config.registry_name = Some(checked(valid, value, "1 to 64 letters, digits, `-`, `_` or `.`")?);
+        Ok(())
+    }),
+    ("registry.role", |config, value| {
+        config.registry_role = Some(RegistryRole::of(value).ok_or("infra, lieutenant, worker, golden or custom")?);
+        Ok(())
+    }),
+    ("registry.heartbeat_secs", |config, value| {
+        config.registry_heartbeat = Duration::from_secs(number(value, 1, 240, "seconds from 1 to 240")?);
+        Ok(())
+    }),
     ("log.level", |config, value| {
         config.log_level = match value {
             "error" => LogLevel::Error,
@@ -125,7 +149,8 @@ pub(super) fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), S
         });
     };
     set(config, value).map_err(|takes| match *name {
-        "auth_token" => format!("`{name}` cannot be used; it takes {takes}"),
+        // A URL that was refused may have a password in it.
+        "auth_token" | "registry.url" => format!("`{name}` cannot be used; it takes {takes}"),
         _ => format!("`{name}` is {value:?}; it takes {takes}"),
     })
 }

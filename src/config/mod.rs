@@ -6,10 +6,12 @@
 
 mod keys;
 mod sources;
+mod url;
 
 use std::{fmt, net::Ipv6Addr, path::PathBuf, time::Duration};
 
 pub use sources::{DEFAULT_FILE, Layer, environment, file, kernel_command_line};
+pub use url::ServiceUrl;
 
 use crate::{api::BridgeRule, limits};
 
@@ -55,6 +57,14 @@ pub struct Config {
     pub exec_spill_dir: PathBuf,
     /// `exec.spill_bytes`: output on disk of all execs together.
     pub exec_spill_bytes: u64,
+    /// `registry.url`: where the platform's registry is; nothing is registered without it.
+    pub registry_url: Option<ServiceUrl>,
+    /// `registry.name`: what this VM is called there, if not by its id.
+    pub registry_name: Option<String>,
+    /// `registry.role`: what it is there for.
+    pub registry_role: Option<RegistryRole>,
+    /// `registry.heartbeat_secs`: time between two heartbeats.
+    pub registry_heartbeat: Duration,
     /// `log.level`.
     pub log_level: LogLevel,
 }
@@ -79,6 +89,10 @@ impl Default for Config {
             exec_replay_total_bytes: limits::EXEC_REPLAY_TOTAL_BYTES,
             exec_spill_dir: PathBuf::from(limits::EXEC_SPILL_DIR),
             exec_spill_bytes: limits::EXEC_SPILL_BYTES,
+            registry_url: None,
+            registry_name: None,
+            registry_role: None,
+            registry_heartbeat: limits::REGISTRY_HEARTBEAT,
             log_level: LogLevel::Info,
         }
     }
@@ -136,6 +150,11 @@ impl Secret {
         let (ours, theirs) = (self.0.as_bytes(), candidate.as_bytes());
         ours.len() == theirs.len() && ours.iter().zip(theirs).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
     }
+
+    /// The secret itself, for whoever sends it to where it belongs. It must not get into a log or a message.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -183,6 +202,36 @@ pub enum ListenerEvents {
     Auto,
     /// By looking.
     Poll,
+}
+
+/// What a VM is there for, in the registry's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the registry's own")]
+pub enum RegistryRole {
+    Infra,
+    Lieutenant,
+    Worker,
+    Golden,
+    Custom,
+}
+
+impl RegistryRole {
+    const ALL: [Self; 5] = [Self::Infra, Self::Lieutenant, Self::Worker, Self::Golden, Self::Custom];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Infra => "infra",
+            Self::Lieutenant => "lieutenant",
+            Self::Worker => "worker",
+            Self::Golden => "golden",
+            Self::Custom => "custom",
+        }
+    }
+
+    fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == name)
+    }
 }
 
 /// How much is logged.
@@ -253,6 +302,10 @@ mod tests {
                 ("exec.replay_total_bytes", "1048576"),
                 ("exec.spill_dir", "/var/spill"),
                 ("exec.spill_bytes", "0"),
+                ("registry.url", "https://infra.example:8443/x/"),
+                ("registry.name", "web-1"),
+                ("registry.role", "lieutenant"),
+                ("registry.heartbeat_secs", "30"),
             ],
         )]);
         assert_eq!(problems, []);
@@ -272,6 +325,12 @@ mod tests {
         assert_eq!((config.poll_interval, config.listener_events), (Duration::from_secs(1), ListenerEvents::Poll));
         assert_eq!((config.exec_replay_bytes, config.exec_replay_total_bytes), (65536, 1_048_576));
         assert_eq!((config.exec_spill_dir, config.exec_spill_bytes), (PathBuf::from("/var/spill"), 0));
+        assert_eq!(config.registry_url.unwrap().to_string(), "https://infra.example:8443/x");
+        assert_eq!(
+            (config.registry_name.as_deref(), config.registry_role),
+            (Some("web-1"), Some(RegistryRole::Lieutenant))
+        );
+        assert_eq!(config.registry_heartbeat, Duration::from_secs(30));
     }
 
     #[test]
@@ -286,5 +345,14 @@ mod tests {
     fn a_bad_secret_is_not_repeated_in_the_problem() {
         let (_, problems) = Config::from_layers(&[layer("env", &[("auth_token", "with space")])]);
         assert!(!problems[0].to_string().contains("with space"), "{}", problems[0]);
+        let (_, problems) = Config::from_layers(&[layer("env", &[("registry.url", "https://user:s3cret@infra")])]);
+        assert!(!problems[0].to_string().contains("s3cret"), "{}", problems[0]);
+    }
+
+    #[test]
+    fn the_registry_of_the_platform_can_be_switched_off() {
+        let (config, problems) =
+            Config::from_layers(&[layer("env", &[("registry.url", "http://infra"), ("registry.url", "off")])]);
+        assert_eq!((config.registry_url, problems), (None, vec![]));
     }
 }

@@ -101,7 +101,8 @@ pub fn kernel_command_line(text: &str) -> Layer {
     layer
 }
 
-/// `GUESTD_KEY` variables, with `_` for the dots of a key, and the platform's `VERS_VM_ID` and `VERS_AUTH_TOKEN`.
+/// `GUESTD_KEY` variables, with `_` for the dots of a key, and the platform's `VERS_VM_ID`, `VERS_AUTH_TOKEN` and
+/// `VERS_INFRA_URL`.
 pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> Layer {
     let mut layer = Layer::new("environment");
     let mut ours = Vec::new();
@@ -109,6 +110,7 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> Lay
         match name.as_str() {
             "VERS_VM_ID" => layer.values.push(("vm_id".to_owned(), value)),
             "VERS_AUTH_TOKEN" => layer.values.push(("auth_token".to_owned(), value)),
+            "VERS_INFRA_URL" => layer.values.push(("registry.url".to_owned(), value)),
             // The client's default endpoint.
             "GUESTD_VM" => {}
             _ => match name.strip_prefix("GUESTD_") {
@@ -180,12 +182,13 @@ mod tests {
         let variables = [
             ("GUESTD_VSOCK_PORT", "7"),
             ("VERS_VM_ID", "a"),
+            ("VERS_INFRA_URL", "http://c"),
             ("GUESTD_VM_ID", "b"),
             ("GUESTD_VM", "unix:/x"),
             ("HOME", "/"),
         ];
         let layer = environment(variables.map(|(key, value)| (key.to_owned(), value.to_owned())));
-        assert_eq!(values(&layer), [("vm_id", "a"), ("vm_id", "b"), ("vsock.port", "7")]);
+        assert_eq!(values(&layer), [("vm_id", "a"), ("registry.url", "http://c"), ("vm_id", "b"), ("vsock.port", "7")]);
     }
 
     proptest::proptest! {

@@ -21,6 +21,7 @@ use crate::{
     health::{self, Part},
     keys,
     listeners::{Events, LookNow, Observation},
+    registry,
 };
 
 /// Everything that the routes use. Shared by all connections.
@@ -50,6 +51,8 @@ pub struct Agent {
     pub guest_address: watch::Receiver<Part>,
     /// The listeners as they are told.
     pub views: Views,
+    /// How it stands with the registry.
+    pub registry: watch::Receiver<registry::Report>,
     /// WebSockets that are open.
     pub sockets: Sockets,
     /// How far the agent is.
@@ -111,6 +114,7 @@ impl Agent {
             observation: &observation,
             listener_events: &self.listener_events,
             bridge: &self.bridge.state(),
+            registry: &self.registry.borrow().part(tokio::time::Instant::now()),
             ipv6_in_kernel: has_ipv6(),
         });
         let status = if self.phase.draining.load(Relaxed) {
