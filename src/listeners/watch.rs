@@ -195,7 +195,11 @@ impl Watching {
         let (begun, cpu_before) = (Instant::now(), cpu_time());
         let next = self.looker.look(Some(&self.publish.borrow()));
         let there: HashSet<u64> = next.table.sockets.iter().filter_map(|socket| socket.cookie).collect();
-        let shows_closing = self.sources.shows_closing(begun, |cookie| there.contains(&cookie));
+        let shows_closing = self.sources.shows_closing(begun, &there);
+        // What procfs shows has no cookies, and what a failed look shows is old.
+        if next.failure.is_none() && !next.truncated && there.len() == next.table.sockets.len() {
+            self.sources.shown(&there);
+        }
         let again = next.failure.is_some() || shows_closing;
         let news = self.publish.send_if_modified(|current| {
             let news = current.is_outdated_by(&next);
