@@ -89,7 +89,7 @@ fn ends_of_connections_cost_nothing_once_no_listener_is_older_than_the_agent() {
         let sockets = std::fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
         let mut fields = sockets.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
         // Protocol 4 is NETLINK_SOCK_DIAG; then the process, or 0 for the kernel's own, and the groups.
-        fields.any(|fields| fields[1] == "4" && fields[2] != "0" && fields[3].trim_start_matches('0') != "")
+        fields.any(|fields| fields[1] == "4" && fields[2] != "0" && !fields[3].trim_start_matches('0').is_empty())
     };
     let older = listen("127.0.0.1:3000");
     let agent = TestAgent::start_with(EVENTS_ALONE, &[]);
