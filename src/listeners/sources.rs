@@ -10,7 +10,7 @@
 //! Whatever is heard leads to a look at everything, so a message that is lost among others does no harm.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt, io,
     os::fd::AsFd,
     sync::Arc,
@@ -80,7 +80,11 @@ impl Bell {
 pub(super) struct Sources {
     bell: Bell,
     bpf: Option<ListenEvents>,
+    /// Costs every connection's end a message in the kernel, so with BPF it is kept only while there are listeners that BPF does not
+    /// know: those older than the agent.
     closed: Option<Subscription>,
+    /// Sockets that BPF has told of; not needed any more when `closed` is not.
+    announced: HashSet<u64>,
     addresses: Option<Subscription>,
     /// Sockets that the kernel was about to close: it tells that before it has done so.
     closing: HashMap<u64, Instant>,
@@ -103,7 +107,14 @@ impl Sources {
             Err(why) => (None, Events::Poll { why }),
         };
         let addresses = Subscription::to_addresses();
-        let mut sources = Self { bell, bpf, closed: closed.ok(), addresses: None, closing: HashMap::new() };
+        let mut sources = Self {
+            bell,
+            bpf,
+            closed: closed.ok(),
+            announced: HashSet::new(),
+            addresses: None,
+            closing: HashMap::new(),
+        };
         match addresses {
             Ok(addresses) => {
                 sources.addresses = Some(addresses);
@@ -150,13 +161,17 @@ impl Sources {
         self.bell.quiet();
         let mut heard = false;
         if let Some(bpf) = &mut self.bpf {
-            let closing = &mut self.closing;
+            let (closing, announced) = (&mut self.closing, &mut self.announced);
+            let tracked = self.closed.is_some();
             let taken = bpf.read(|event| {
                 heard = true;
                 match event.change {
                     Change::Listens => {
                         // It may be one that was shut down and listens again.
                         closing.remove(&event.socket_cookie);
+                        if tracked && announced.len() < limits::LISTENERS {
+                            announced.insert(event.socket_cookie);
+                        }
                         listens(event.netns_cookie);
                     }
                     Change::Closes if closing.len() < limits::LISTENERS => {
@@ -176,10 +191,19 @@ impl Sources {
         heard
     }
 
-    /// Does a look still show a socket that the kernel was about to close? `is_there` knows a socket by its cookie.
-    pub(super) fn shows_closing(&mut self, now: Instant, is_there: impl Fn(u64) -> bool) -> bool {
-        self.closing.retain(|cookie, give_up| now < *give_up && is_there(*cookie));
+    /// Does a look still show a socket that the kernel was about to close? `there` is what it shows, by cookie.
+    pub(super) fn shows_closing(&mut self, now: Instant, there: &HashSet<u64>) -> bool {
+        self.closing.retain(|cookie, give_up| now < *give_up && there.contains(cookie));
         !self.closing.is_empty()
+    }
+
+    /// A look has shown all sockets, by cookie. When BPF has told of each, it will tell of their ends, too.
+    pub(super) fn shown(&mut self, there: &HashSet<u64>) {
+        self.announced.retain(|cookie| there.contains(cookie));
+        if self.bpf.is_some() && self.announced.len() == there.len() {
+            self.closed = None;
+            self.announced = HashSet::new();
+        }
     }
 }
 

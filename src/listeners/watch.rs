@@ -195,7 +195,12 @@ impl Watching {
         let (begun, cpu_before) = (Instant::now(), cpu_time());
         let next = self.looker.look(Some(&self.publish.borrow()));
         let there: HashSet<u64> = next.table.all_sockets().filter_map(|socket| socket.cookie).collect();
-        let shows_closing = self.sources.shows_closing(begun, |cookie| there.contains(&cookie));
+        let shows_closing = self.sources.shows_closing(begun, &there);
+        // What procfs shows has no cookies, what a failed look shows is old, and of what is not seen BPF may know nothing.
+        let is_whole = next.failure.is_none() && !next.truncated && next.table.unseen.is_empty();
+        if is_whole && there.len() == next.table.all_sockets().count() {
+            self.sources.shown(&there);
+        }
         let again = next.failure.is_some() || shows_closing;
         let news = self.publish.send_if_modified(|current| {
             let news = current.is_outdated_by(&next);

@@ -81,6 +81,28 @@ fn end_of_a_socket_that_is_older_than_the_agent_is_seen_without_polling() {
     drop((ipv4, ipv6));
 }
 
+/// The kernel writes a message for each connection that ends while somebody wants to know of ends.
+#[test]
+fn ends_of_connections_cost_nothing_once_no_listener_is_older_than_the_agent() {
+    enter();
+    let subscribed = || {
+        let sockets = std::fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
+        let mut fields = sockets.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        // Protocol 4 is NETLINK_SOCK_DIAG; then the process, or 0 for the kernel's own, and the groups.
+        fields.any(|fields| fields[1] == "4" && fields[2] != "0" && !fields[3].trim_start_matches('0').is_empty())
+    };
+    let older = listen("127.0.0.1:3000");
+    let agent = TestAgent::start_with(EVENTS_ALONE, &[]);
+    let younger = listen("127.0.0.1:3001");
+    until_known(&agent, 2);
+    assert!(subscribed());
+    drop(older);
+    until_known(&agent, 1);
+    eventually("it wants to know of no more ends", || (!subscribed()).then_some(()));
+    drop(younger);
+    until_known(&agent, 0);
+}
+
 #[test]
 fn addresses_that_come_and_go_are_seen_without_polling() {
     enter();
