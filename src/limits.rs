@@ -200,6 +200,12 @@ pub const LISTENER_POLL_LONGEST: Duration = Duration::from_millis(1500);
 /// 100 ms.
 pub const LISTENER_FRESH_TIME: Duration = Duration::from_secs(2);
 
+/// Cgroups in which the owners of new listeners are looked for, and processes of each, before all processes are walked over: some 2 ms of
+/// work at the most.
+pub const NEAR_CGROUPS: usize = 8;
+/// See [`NEAR_CGROUPS`].
+pub const NEAR_PROCESSES: usize = 16;
+
 /// Programs of one kind at one cgroup: the kernel's own limit (BPF_CGROUP_MAX_PROGS).
 pub const BPF_PROGRAMS: usize = 64;
 

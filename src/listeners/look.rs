@@ -110,6 +110,18 @@ impl Looker {
         }
     }
 
+    /// The same observation with what a walk over all processes finds, which takes a while; None where none is due. `exactly` is for
+    /// somebody who has asked.
+    pub(super) fn complete(&mut self, observation: &Observation, exactly: bool) -> Option<Observation> {
+        let now = Instant::now();
+        if observation.failure.is_some() || !self.owners.owes_a_walk(exactly, now) {
+            return None;
+        }
+        self.owners.walk(now);
+        let table = ListenerTable { processes: self.owners.facts(), ..observation.table.clone() };
+        Some(Observation { table, ..observation.clone() })
+    }
+
     fn table(&mut self, last: Option<&ListenerTable>) -> io::Result<(ListenerTable, bool)> {
         // Before and after the dump: a socket of ours that is closed in between is in the dump and not in the set any more.
         let own_before = self.own.all();
@@ -143,8 +155,8 @@ impl Looker {
             booted_at: self.booted_at(),
             ..ListenerTable::default()
         };
-        let listening: HashSet<u64> = table.all_sockets().map(|socket| socket.inode).collect();
-        table.processes = self.owners.of(&listening, Instant::now());
+        self.owners.update(table.all_sockets(), Instant::now());
+        table.processes = self.owners.facts();
         Ok((table, truncated))
     }
 

@@ -1,6 +1,7 @@
 //! Who holds which socket, looked up as seldom as possible and right at every look.
 //!
-//! A look-up walks over every descriptor of every process. It is made for sockets that are new, and for those whose owner has
+//! A new socket is looked for among the processes of the cgroup that it was made in, which is where its owner is, as a rule: a service's
+//! unit has few. Otherwise a look-up walks over every descriptor of every process. It is made for sockets that are not found so, and for those whose owner has
 //! gone or let them go; a socket that nobody holds (its descriptor is in flight, or it is the kernel's own) is looked for at
 //! growing intervals. From time to time it is made for all: a service may by now hold what init held alone, and others share it.
 //!
@@ -8,15 +9,17 @@
 //! stat file), which is what changes with an exec, a descriptor that is passed on, and a pid that is another's by now.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::ration::Ration;
 use crate::{
-    facts::{OwnerFact, ProcessFact},
+    facts::{OwnerFact, ProcessFact, SocketFact},
+    limits,
     sys::{
+        cgroup::CgroupTree,
         proc_pid::{self, Image},
         socket_owners::{self, Holder},
     },
@@ -34,9 +37,14 @@ const WALKS: usize = 2;
 /// Known owners, and sockets that were looked for in vain.
 #[derive(Debug)]
 pub(super) struct SocketOwners {
+    tree: Option<CgroupTree>,
+    /// Sockets that listen.
+    listening: HashSet<u64>,
     known: BTreeMap<u64, Holder>,
     processes: HashMap<i32, (Image, Arc<ProcessFact>)>,
     missed: HashMap<u64, Missed>,
+    /// Some are known from a look at their cgroups alone: others may hold these sockets, too.
+    near_only: bool,
     refresh: Ration,
 }
 
@@ -51,29 +59,53 @@ struct Missed {
 impl Default for SocketOwners {
     fn default() -> Self {
         Self {
+            // Without it every new socket takes a walk.
+            tree: CgroupTree::open().ok(),
+            listening: HashSet::new(),
             known: BTreeMap::new(),
             processes: HashMap::new(),
             missed: HashMap::new(),
+            near_only: false,
             refresh: Ration::within(REFRESH.0, REFRESH.1),
         }
     }
 }
 
 impl SocketOwners {
-    /// Owners of the sockets that listen now.
-    pub(super) fn of(&mut self, listening: &HashSet<u64>, now: Instant) -> BTreeMap<u64, OwnerFact> {
-        self.known.retain(|inode, _| listening.contains(inode));
-        self.missed.retain(|inode, _| listening.contains(inode));
+    /// Takes in what listens now, and finds the owners of new sockets among the processes of the cgroups that they were made in.
+    pub(super) fn update<'a>(&mut self, sockets: impl Iterator<Item = &'a SocketFact>, now: Instant) {
+        let cgroups: HashMap<u64, Option<u64>> = sockets.map(|socket| (socket.inode, socket.cgroup_id)).collect();
+        self.listening = cgroups.keys().copied().collect();
+        self.known.retain(|inode, _| cgroups.contains_key(inode));
+        self.missed.retain(|inode, _| cgroups.contains_key(inode));
         self.drop_what_is_held_no_more();
+        let wanted = self.wanted(now);
+        let near: BTreeSet<u64> = wanted.iter().filter_map(|inode| *cgroups.get(inode)?).collect();
+        if !near.is_empty() && near.len() <= limits::NEAR_CGROUPS {
+            let members = |id: u64| self.tree.as_ref()?.members(id, limits::NEAR_PROCESSES).ok();
+            let pids = near.into_iter().filter_map(members).flatten().collect();
+            let found = socket_owners::find_among(pids, &wanted);
+            self.near_only |= !found.is_empty();
+            self.missed.retain(|inode, _| !found.contains_key(inode));
+            self.known.extend(found);
+        }
+        self.describe();
+    }
+
+    /// Is there more to be known by a walk over all processes? `exactly` counts who else holds the sockets, too.
+    pub(super) fn owes_a_walk(&self, exactly: bool, now: Instant) -> bool {
+        let refresh = !self.known.is_empty() && self.refresh.is_due(now);
+        refresh || exactly && self.near_only || !self.wanted(now).is_empty()
+    }
+
+    /// Looks at all processes.
+    pub(super) fn walk(&mut self, now: Instant) {
         for _ in 0..WALKS {
-            let wanted = self.wanted(listening, now);
-            let refresh = !self.known.is_empty() && self.refresh.is_due(now);
-            if wanted.is_empty() && !refresh {
-                break;
-            }
+            let wanted = self.wanted(now);
             // A /proc that cannot be read leaves the owners unknown, and the next look tries again.
-            let Ok(found) = self.refresh.spend(|| socket_owners::find(listening)) else { break };
+            let Ok(found) = self.refresh.spend(|| socket_owners::find(&self.listening)) else { break };
             self.learn(found, &wanted, now);
+            self.near_only = false;
             // Read anew: a process may have given itself another title.
             self.processes.clear();
             if self.describe() {
@@ -81,6 +113,10 @@ impl SocketOwners {
             }
         }
         self.describe();
+    }
+
+    /// What is known, by the sockets' inodes.
+    pub(super) fn facts(&self) -> BTreeMap<u64, OwnerFact> {
         let owner = |(inode, holder): (&u64, &Holder)| {
             let (_, process) = self.processes.get(&holder.pid)?;
             Some((*inode, OwnerFact { process: Arc::clone(process), holders: holder.holders }))
@@ -107,9 +143,9 @@ impl SocketOwners {
     }
 
     /// Sockets to look for.
-    fn wanted(&self, listening: &HashSet<u64>, now: Instant) -> HashSet<u64> {
+    fn wanted(&self, now: Instant) -> HashSet<u64> {
         let due = |inode: &u64| self.missed.get(inode).is_none_or(|missed| missed.again_at <= now);
-        listening.iter().copied().filter(|inode| !self.known.contains_key(inode)).filter(due).collect()
+        self.listening.iter().copied().filter(|inode| !self.known.contains_key(inode)).filter(due).collect()
     }
 
     fn learn(&mut self, found: BTreeMap<u64, Holder>, wanted: &HashSet<u64>, now: Instant) {
@@ -149,16 +185,39 @@ impl SocketOwners {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+    use crate::{
+        listeners::tests::socket,
+        sys::{cgroup::CgroupParent, sock_diag},
+    };
+
+    fn listening(inodes: &[u64]) -> Vec<SocketFact> {
+        inodes.iter().map(|inode| SocketFact { inode: *inode, ..socket("::", 80) }).collect()
+    }
+
+    /// Owners, by a walk where one is due.
+    fn of(owners: &mut SocketOwners, inodes: &[u64], now: Instant) -> BTreeMap<u64, OwnerFact> {
+        owners.update(listening(inodes).iter(), now);
+        if owners.owes_a_walk(false, now) {
+            owners.walk(now);
+        }
+        owners.facts()
+    }
+
+    fn held(listener: &TcpListener) -> u64 {
+        nix::sys::stat::fstat(listener).unwrap().st_ino
+    }
 
     #[test]
     fn socket_without_an_owner_is_looked_for_ever_less_often() {
         let (mut owners, start) = (SocketOwners::default(), Instant::now());
-        let listening = HashSet::from([7]);
+        owners.listening = HashSet::from([7]);
         let mut looked_at = Vec::new();
         for second in 0..200 {
             let now = start + Duration::from_secs(second);
-            let wanted = owners.wanted(&listening, now);
+            let wanted = owners.wanted(now);
             if !wanted.is_empty() {
                 looked_at.push(second);
                 owners.learn(BTreeMap::new(), &wanted, now);
@@ -172,11 +231,12 @@ mod tests {
         let (mut owners, mut now) = (SocketOwners::default(), Instant::now());
         assert_eq!(owners.next_retry(), None);
         let mut waits = Vec::new();
+        owners.listening = HashSet::from([7]);
         owners.learn(BTreeMap::new(), &HashSet::from([7]), now);
         while let Some(next) = owners.next_retry() {
             waits.push((next - now).as_secs());
             now = next;
-            owners.learn(BTreeMap::new(), &owners.wanted(&HashSet::from([7]), now), now);
+            owners.learn(BTreeMap::new(), &owners.wanted(now), now);
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60]);
     }
@@ -185,23 +245,47 @@ mod tests {
     fn socket_that_is_gone_is_forgotten_and_a_new_one_is_looked_for_at_once() {
         let (mut owners, now) = (SocketOwners::default(), Instant::now());
         owners.learn(BTreeMap::new(), &HashSet::from([7]), now);
-        assert_eq!(owners.wanted(&HashSet::from([7, 8]), now), HashSet::from([8]));
-        assert_eq!(owners.of(&HashSet::new(), now), BTreeMap::new());
-        assert_eq!(owners.wanted(&HashSet::from([7]), now), HashSet::from([7]));
+        owners.update(listening(&[7, 8]).iter(), now);
+        assert_eq!(owners.wanted(now), HashSet::from([8]));
+        assert_eq!(of(&mut owners, &[], now), BTreeMap::new());
+        owners.update(listening(&[7]).iter(), now);
+        assert_eq!(owners.wanted(now), HashSet::from([7]));
     }
 
     #[test]
     fn what_nobody_holds_does_not_keep_what_is_held_from_being_found() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let inode = nix::sys::stat::fstat(&listener).unwrap().st_ino;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let inode = held(&listener);
         let (mut owners, now) = (SocketOwners::default(), Instant::now());
-        let listening = HashSet::from([inode, u64::MAX]);
         for now in [now, now, now + RETRY.0] {
-            let found = owners.of(&listening, now);
+            let found = of(&mut owners, &[inode, u64::MAX], now);
             let held: Vec<_> = found.iter().map(|(inode, owner)| (*inode, owner.process.pid, owner.holders)).collect();
             assert_eq!(held, [(inode, i32::try_from(std::process::id()).unwrap(), 1)]);
         }
         drop(listener);
-        assert_eq!(owners.of(&listening, now), BTreeMap::new());
+        assert_eq!(of(&mut owners, &[inode, u64::MAX], now), BTreeMap::new());
+    }
+
+    #[test]
+    fn owner_of_a_new_socket_is_found_in_its_cgroup_and_who_else_holds_it_by_a_walk() {
+        // This process goes into a cgroup of its own for a while, as a service's would be.
+        let own = std::process::id();
+        let parent = CgroupParent::detect().unwrap();
+        let cgroup = parent.create(&format!("guestd-test-owners-{own}")).unwrap();
+        std::fs::write(cgroup.path().join("cgroup.procs"), own.to_string()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+
+        let (mut owners, now) = (SocketOwners::default(), Instant::now());
+        let facts = sock_diag::listening_tcp(usize::MAX).unwrap();
+        let socket = facts.iter().find(|fact| fact.inode == held(&listener)).unwrap();
+        owners.update(std::iter::once(socket), now);
+        let found = owners.facts();
+        std::fs::write(parent.path().join("cgroup.procs"), own.to_string()).unwrap();
+        cgroup.remove().unwrap();
+        assert_eq!(found[&socket.inode].process.pid, i32::try_from(own).unwrap());
+        owners.refresh.spend(|| ());
+        assert!(!owners.owes_a_walk(false, Instant::now()) && owners.owes_a_walk(true, Instant::now()));
+        owners.walk(now);
+        assert!(!owners.owes_a_walk(true, Instant::now()));
     }
 }

@@ -57,6 +57,7 @@ impl Watcher {
         let (mut sources, mut events) = Sources::open(settings.events, wishes.bell.clone());
         let mut looker = Looker::new(own);
         let first = looker.look(None);
+        let first = looker.complete(&first, true).unwrap_or(first);
         if events == Events::Bpf && first.source == Source::Procfs {
             events = sources.do_without_events("the kernel has no INET_DIAG".to_owned());
         }
@@ -202,18 +203,31 @@ impl Watching {
             self.sources.shown(&there);
         }
         let again = next.failure.is_some() || shows_closing;
-        let news = self.publish.send_if_modified(|current| {
-            let news = current.is_outdated_by(&next);
-            if **current != next {
-                *current = Arc::new(next);
-            }
-            news
-        });
+        let mut news = self.publish(next);
+        // Who listens may take longer to find out than that somebody does.
+        let wished = wish != *self.answer.borrow();
+        let whole = self.looker.complete(&Arc::clone(&self.publish.borrow()), wished);
+        if let Some(whole) = whole {
+            news |= self.publish(whole);
+        }
         self.wishes.made.fetch_add(1, Ordering::Relaxed);
         self.answer.send_replace(wish);
         let cost = cpu_time().saturating_sub(cpu_before);
         let owners_due = self.looker.next_retry();
         self.pace.looked(Looked { ended: Instant::now(), cost, news, again, owners_due });
+    }
+}
+
+impl Watching {
+    /// Shows it to others; was it news?
+    fn publish(&self, next: Observation) -> bool {
+        self.publish.send_if_modified(|current| {
+            let news = current.is_outdated_by(&next);
+            if **current != next {
+                *current = Arc::new(next);
+            }
+            news
+        })
     }
 }
 

@@ -13,12 +13,14 @@ use std::sync::OnceLock;
 mod controllers;
 mod leftover;
 mod root;
+mod tree;
 mod usage;
 
 use leftover::Lock;
 
 pub use controllers::{Controller, Controllers, NoControllers};
 pub use root::{NoRoot, root};
+pub use tree::CgroupTree;
 pub use usage::{Bound, Usage};
 
 /// How the name of a cgroup begins that is made to see whether that can be done.

@@ -35,9 +35,13 @@ const INIT: i32 = 1;
 /// Finds the holders of those of `inodes` that are held, in one walk over all processes.
 ///
 /// # Errors
-/// `/proc` cannot be read. Processes that end meanwhile hold nothing.
+/// `/proc` cannot be read.
 pub fn find(inodes: &HashSet<u64>) -> io::Result<BTreeMap<u64, Holder>> {
-    let mut pids: Vec<i32> = numbers_in("/proc")?;
+    Ok(find_among(numbers_in("/proc")?, inodes))
+}
+
+/// The same among these processes. Those that end meanwhile hold nothing.
+pub fn find_among(mut pids: Vec<i32>, inodes: &HashSet<u64>) -> BTreeMap<u64, Holder> {
     pids.sort_unstable();
     let mut found = BTreeMap::new();
     for pid in pids {
@@ -57,7 +61,7 @@ pub fn find(inodes: &HashSet<u64>) -> io::Result<BTreeMap<u64, Holder>> {
             }
         }
     }
-    Ok(found)
+    found
 }
 
 /// Of sockets that the process held by these descriptors, the inodes of those that it holds no more.
