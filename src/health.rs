@@ -6,7 +6,7 @@ use crate::{
     config::Problem,
     facts::UnseenFact,
     keys::KeysStatus,
-    listeners::{Events, Observation, Source},
+    listeners::{Events, ListenerTable, Observation, Source},
 };
 
 /// Failures of one kind that a check's message names one by one.
@@ -106,28 +106,32 @@ fn listeners(observation: &Observation, events: &Events) -> Part {
             "the kernel has no INET_DIAG; /proc/net/tcp6 is read instead, in which IPv6-only sockets look like dual-stack ones"
                 .to_owned(),
         ),
-        Observation { table, .. } if !table.unseen.is_empty() => {
-            let named = |unseen: &UnseenFact| match unseen.netns {
-                Some(netns) => format!("network namespace {netns}: {}", unseen.why),
-                None => unseen.why.clone(),
-            };
-            let all: Vec<_> = table.unseen.iter().take(SHOWN_FAILURES).map(named).collect();
-            let more = match table.unseen.len().saturating_sub(SHOWN_FAILURES) {
-                0 => String::new(),
-                more => format!("; and {more} more"),
-            };
-            Part::Failed(format!("what listens there is not known: {}{more}", all.join("; ")))
-        }
-        Observation { table, .. } if table.others.is_empty() => {
-            Part::Ok(format!("{} by sock_diag; {events}", table.sockets.len()))
-        }
-        Observation { table, .. } => Part::Ok(format!(
-            "{} by sock_diag, and {} in {} other network namespaces; {events}",
-            table.sockets.len(),
-            table.all_sockets().count() - table.sockets.len(),
-            table.others.len(),
-        )),
+        Observation { table, .. } => known_listeners(table, events),
     }
+}
+
+fn known_listeners(table: &ListenerTable, events: &Events) -> Part {
+    let mut known = format!("{} by sock_diag; {events}", table.sockets.len());
+    if !table.others.is_empty() {
+        let elsewhere = table.all_sockets().count() - table.sockets.len();
+        known.push_str(&format!("; {elsewhere} in {} other network namespaces", table.others.len()));
+    }
+    if let Some(unreadable) = &table.unreadable {
+        known.push_str(&format!("; {unreadable}"));
+    }
+    if table.unseen.is_empty() {
+        return Part::Ok(known);
+    }
+    let named = |unseen: &UnseenFact| match unseen.netns {
+        Some(netns) => format!("network namespace {netns}: {}", unseen.why),
+        None => unseen.why.clone(),
+    };
+    let all: Vec<_> = table.unseen.iter().take(SHOWN_FAILURES).map(named).collect();
+    let more = match table.unseen.len().saturating_sub(SHOWN_FAILURES) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    Part::Failed(format!("{known}; what else listens is not known: {}{more}", all.join("; ")))
 }
 
 fn bridge(bridge: &BridgeState) -> Part {
@@ -179,7 +183,7 @@ fn config(problems: &[Problem]) -> Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listeners::{ListenerTable, tests::table};
+    use crate::listeners::tests::table;
 
     /// A VM in which everything works.
     struct Vm {

@@ -288,6 +288,17 @@ fn a_vm_that_is_lost_gives_the_terminal_back() {
 /// An agent in a network namespace where nothing listens.
 fn agent_by_itself() -> TestAgent {
     unshare(CloneFlags::CLONE_NEWNET).expect("network namespaces need root");
+    // With an address that the outside could reach, as a VM has.
+    for arguments in [
+        "link set lo up",
+        "link add eth0 type veth peer name outside",
+        "link set outside up",
+        "link set eth0 up",
+        "addr add fd00:9::2/64 dev eth0 nodad",
+    ] {
+        let status = Command::new("ip").args(arguments.split(' ')).status().expect("iproute2 is installed");
+        assert!(status.success(), "ip {arguments}");
+    }
     TestAgent::start_with("bridge.auto = false\nlisteners.poll_ms = 50\n", &[])
 }
 

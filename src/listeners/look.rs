@@ -152,6 +152,7 @@ impl Looker {
             absent,
             others,
             unseen,
+            unreadable: self.namespaces.unreadable().cloned(),
             booted_at: self.booted_at(),
             ..ListenerTable::default()
         };

@@ -37,6 +37,8 @@ pub(super) struct Namespaces {
     ration: Ration,
     /// What the last walk could not see.
     unseen: Vec<UnseenFact>,
+    /// Processes of which the last walk could not tell the namespace.
+    unreadable: Option<String>,
 }
 
 #[derive(Debug)]
@@ -55,6 +57,7 @@ impl Namespaces {
             in_vain: HashSet::new(),
             ration: Ration::within(WALK_PAUSE.0, WALK_PAUSE.1),
             unseen: Vec::new(),
+            unreadable: None,
         }
     }
 
@@ -135,12 +138,14 @@ impl Namespaces {
                 format!("there are more than {limit} network namespaces; the rest is not looked at"),
             ));
         }
-        if let Some((processes, why)) = walk.unreadable {
-            self.unseen.push(unseen(
-                None,
-                format!("the network namespaces of {processes} processes cannot be read, among them {why}; guestd needs CAP_SYS_PTRACE for it"),
-            ));
-        }
+        self.unreadable = walk.unreadable.map(|(processes, why)| {
+            format!("of {processes} processes the network namespace cannot be read ({why}; it takes CAP_SYS_PTRACE)")
+        });
+    }
+
+    /// Processes of which the last walk could not tell the namespace, in a sentence. As a rule they are in one that is known.
+    pub(super) fn unreadable(&self) -> Option<&String> {
+        self.unreadable.as_ref()
     }
 
     /// What was wanted and has not been found by now is nowhere to be found.
@@ -245,8 +250,8 @@ mod tests {
         namespaces.learn(Walk { truncated: true, unreadable: Some((3, "x".into())), ..walked(&[(7, 71)]) });
         assert_eq!(namespaces.known.keys().collect::<Vec<_>>(), [&7]);
         assert_eq!((namespaces.known[&7].cookie, &namespaces.known[&7].way), (Some(1), &NamespaceWay::Process(71)));
-        assert_eq!(namespaces.unseen.len(), 2);
+        assert_eq!((namespaces.unseen.len(), namespaces.unreadable().is_some()), (1, true));
         namespaces.learn(walked(&[(7, 71)]));
-        assert_eq!(namespaces.unseen, []);
+        assert_eq!((&*namespaces.unseen, namespaces.unreadable()), (&[][..], None));
     }
 }

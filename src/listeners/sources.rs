@@ -197,10 +197,11 @@ impl Sources {
         !self.closing.is_empty()
     }
 
-    /// A look has shown all sockets, by cookie. When BPF has told of each, it will tell of their ends, too.
-    pub(super) fn shown(&mut self, there: &HashSet<u64>) {
-        self.announced.retain(|cookie| there.contains(cookie));
-        if self.bpf.is_some() && self.announced.len() == there.len() {
+    /// A look has shown all sockets of the own network namespace, by cookie. When BPF has told of each, it will tell of their ends, too.
+    /// (Of other namespaces' older ones `closed` tells by chance at most.)
+    pub(super) fn shown(&mut self, own: &HashSet<u64>) {
+        self.announced.retain(|cookie| own.contains(cookie));
+        if self.bpf.is_some() && self.announced.len() == own.len() {
             self.closed = None;
             self.announced = HashSet::new();
         }

@@ -29,6 +29,8 @@ pub struct ListenerTable {
     pub others: Vec<NamespaceFact>,
     /// What could not be looked at.
     pub unseen: Vec<UnseenFact>,
+    /// Processes whose network namespace could not be told, in a sentence.
+    pub unreadable: Option<String>,
     /// Owners by socket inode, in all namespaces, where one was found. Inodes of sockets are unique over namespaces.
     pub processes: BTreeMap<u64, OwnerFact>,
     /// The kernel's start, since 1970.

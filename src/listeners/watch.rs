@@ -197,10 +197,10 @@ impl Watching {
         let next = self.looker.look(Some(&self.publish.borrow()));
         let there: HashSet<u64> = next.table.all_sockets().filter_map(|socket| socket.cookie).collect();
         let shows_closing = self.sources.shows_closing(begun, &there);
-        // What procfs shows has no cookies, what a failed look shows is old, and of what is not seen BPF may know nothing.
-        let is_whole = next.failure.is_none() && !next.truncated && next.table.unseen.is_empty();
-        if is_whole && there.len() == next.table.all_sockets().count() {
-            self.sources.shown(&there);
+        // What procfs shows has no cookies, and what a failed look shows is old.
+        let own: HashSet<u64> = next.table.sockets.iter().filter_map(|socket| socket.cookie).collect();
+        if next.failure.is_none() && !next.truncated && own.len() == next.table.sockets.len() {
+            self.sources.shown(&own);
         }
         let again = next.failure.is_some() || shows_closing;
         let mut news = self.publish(next);

@@ -168,7 +168,7 @@ fn namespace_that_cannot_be_entered_is_named_and_not_taken_for_empty() {
     let check = agent.check("listeners");
     let message = check["message"].as_str().unwrap();
     assert_eq!(check["state"], "degraded");
-    assert!(message.contains("what listens there is not known") && message.contains("CAP_SYS_ADMIN"), "{message}");
+    assert!(message.contains("what else listens is not known") && message.contains("CAP_SYS_ADMIN"), "{message}");
     let netns = netns_of(process.0.id());
     let listeners = agent.get("/v1/listeners");
     assert!(listeners.as_array().unwrap().iter().all(|entry| entry["netns"] != netns), "{listeners}");

@@ -47,7 +47,8 @@ pub(crate) fn netns_of(process: impl std::fmt::Display) -> u64 {
 /// What the agent says of the listeners of this thread's namespace. Those of other tests are in others.
 pub(crate) fn own_listeners(agent: &TestAgent) -> Vec<Value> {
     let own = netns_of("thread-self");
-    let Value::Array(mut listeners) = agent.get("/v1/listeners") else { panic!("no list") };
+    let answer = agent.get("/v1/listeners");
+    let Value::Array(mut listeners) = answer else { panic!("no list of listeners: {answer}") };
     listeners.retain(|entry| entry["netns"] == own);
     listeners
 }

@@ -4,7 +4,7 @@ use std::{net::UdpSocket, process::Command};
 
 use serde_json::json;
 
-use crate::namespace::{agent, listen, report};
+use crate::namespace::{agent, listen, own_listeners, report};
 
 fn guestctl(agent: &crate::support::TestAgent, args: &[&str]) -> String {
     let vm = format!("unix:{}", agent.socket().display());
@@ -44,11 +44,8 @@ fn udp_sockets_are_listed_apart_with_their_owners_and_quic_is_a_guess() {
     let inode = nix::sys::stat::fstat(&sockets[0]).unwrap().st_ino;
     assert_eq!((&listed[2]["inode"], &listed[2]["v6only"]), (&json!(inode), &json!(false)));
     // They are no listeners.
-    let tcp = agent.get("/v1/listeners");
-    assert_eq!(
-        tcp.as_array().unwrap().iter().map(|entry| entry["port"].as_u64().unwrap()).collect::<Vec<_>>(),
-        [53, 443]
-    );
+    let tcp = own_listeners(&agent);
+    assert_eq!(tcp.iter().map(|entry| entry["port"].as_u64().unwrap()).collect::<Vec<_>>(), [53, 443]);
 
     let name = std::fs::read_to_string("/proc/self/comm").unwrap();
     let name = name.trim();

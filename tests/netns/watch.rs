@@ -17,7 +17,7 @@ use nix::sys::{
 use serde_json::{Value, json};
 
 use crate::{
-    namespace::{VM6, agent, connect, enter, listen, report, until_bridged},
+    namespace::{VM6, agent, connect, enter, listen, netns_of, report, until_bridged},
     support::{DEADLINE, TestAgent, eventually, request},
 };
 
@@ -44,8 +44,19 @@ impl Watch {
         Self { stream, left: 0, read: 0 }
     }
 
-    /// The next event; none at the clean end.
+    /// The next event that is of this thread's network namespace, or of all; none at the clean end. Other tests' sockets are in
+    /// other namespaces.
     pub(crate) fn next(&mut self) -> Option<Value> {
+        let own = netns_of("thread-self");
+        loop {
+            let event = self.next_of_all()?;
+            if event["listener"].is_null() || event["listener"]["netns"] == own {
+                return Some(event);
+            }
+        }
+    }
+
+    fn next_of_all(&mut self) -> Option<Value> {
         let mut line = Vec::new();
         while !line.ends_with(b"\n") {
             if self.left == 0 {
@@ -119,6 +130,12 @@ fn watcher_is_told_what_is_there_and_then_each_change() {
     let second = listen("[::]:4000");
     let event = watch.next().unwrap();
     assert_eq!((gist(&event), &event["listener"]["inode"]), (("added", 4000, "direct"), &inode(&second).into()));
+    // Whose it is may take a walk over all processes, which the first word of it does not wait for.
+    if event["listener"]["process"].is_null() {
+        let event = watch.next().unwrap();
+        assert_eq!(gist(&event), ("changed", 4000, "direct"));
+        assert_eq!(event["listener"]["process"]["pid"], std::process::id());
+    }
     drop(first);
     assert_eq!(gist(&watch.next().unwrap()), ("removed", 3000, "direct"));
 
@@ -128,7 +145,7 @@ fn watcher_is_told_what_is_there_and_then_each_change() {
     assert_eq!(gist(&events[0]), ("added", 5000, "unreachable"));
     assert_eq!(gist(events.last().unwrap()), ("changed", 5000, "bridged"));
     agent.call("PUT", "/v1/bridge", r#"{"auto": false}"#);
-    assert_eq!(gist(&watch.next().unwrap()), ("changed", 5000, "unreachable"));
+    watch.until(|event| gist(event) == ("changed", 5000, "unreachable"));
 }
 
 #[test]
@@ -167,7 +184,7 @@ fn reader_that_is_slow_is_told_less_and_ends_with_the_truth() {
         }
     }
     let last = sockets(7);
-    while known.len() < last.len() {
+    while known.len() < last.len() || known.values().any(|listener| listener["process"].is_null()) {
         follow(&mut known, &[fast.next().unwrap()]);
     }
     let mut slowly_known = BTreeMap::new();
@@ -279,7 +296,8 @@ fn more_listeners_than_are_told_at_once_are_told_whole() {
         output.stdout
     };
     let listed: Vec<Value> = serde_json::from_slice(&guestctl(&["--json"])).unwrap();
-    assert_eq!((listed.len(), inodes(&listed)), (sockets.len(), expected));
     assert!(listed.is_sorted_by_key(|entry| entry["port"].as_u64()));
-    assert_eq!(String::from_utf8(guestctl(&[])).unwrap().lines().count(), sockets.len() + 1);
+    assert!(inodes(&listed).is_superset(&expected));
+    let text = String::from_utf8(guestctl(&[])).unwrap();
+    assert_eq!(text.lines().filter(|line| line.contains("[::]")).count(), sockets.len());
 }

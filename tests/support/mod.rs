@@ -131,7 +131,23 @@ pub(crate) fn answer(stream: &mut UnixStream) -> (u16, Value) {
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {text:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let body = if is_chunked { joined(body) } else { body.to_owned() };
+    (status, serde_json::from_str(&body).unwrap_or(Value::Null))
+}
+
+/// A body without the framing of its chunks (RFC 9112, section 7.1).
+fn joined(mut chunks: &str) -> String {
+    let mut body = String::new();
+    loop {
+        let (size, rest) = chunks.split_once("\r\n").unwrap_or_else(|| panic!("no size of a chunk: {chunks:?}"));
+        let size = usize::from_str_radix(size, 16).unwrap();
+        if size == 0 {
+            return body;
+        }
+        body.push_str(&rest[..size]);
+        chunks = rest[size..].strip_prefix("\r\n").unwrap();
+    }
 }
 
 /// Asks again until `probe` finds something; the condition is the synchronisation, the pause only spares the CPU.
