@@ -18,21 +18,19 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use look::Looks;
-use nix::{
-    sched::{CloneFlags, unshare},
-    sys::resource::{Resource, setrlimit},
-};
+use nix::sched::{CloneFlags, unshare};
 use report::Report;
 use scene::{SCENES, Scene};
 
 /// Rounds; the medians count.
 const ROUNDS: usize = 3;
 
-/// Descriptors of the bench: both ends of 10,000 connections, and room for the rest.
-const DESCRIPTORS: u64 = 32 * 1024;
-
 fn main() -> ExitCode {
-    match bench() {
+    let outcome = match std::env::args().nth(1).as_deref() {
+        Some(scene::HOLD) => scene::hold(std::env::args().skip(2)).map(|()| true),
+        _ => bench(),
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -46,8 +44,6 @@ fn bench() -> Result<bool> {
     // Before there is another thread: all of them, and all that is started, are in it then.
     unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of one's own is needed: be root")?;
     scene::loopback_up()?;
-    setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS)
-        .with_context(|| format!("raising the limit on descriptors to {DESCRIPTORS}: be root"))?;
 
     let mut report = Report::default();
     for round in 0..ROUNDS {

@@ -1,7 +1,8 @@
 //! Sockets and processes to look at.
 
 use std::{
-    fmt,
+    env, fmt,
+    io::{self, BufRead, BufReader},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
 };
@@ -52,32 +53,53 @@ const FIRST_PORT: u16 = 1_024;
 /// Ports before the next address is taken.
 const PORTS: usize = 8_192;
 
+/// Sockets of one holder at the most: a process may have some thousands of descriptors everywhere.
+const EACH: usize = 4_000;
+
+/// First argument of a holder; what it is to hold follows.
+pub(crate) const HOLD: &str = "hold";
+
 /// A set of sockets and processes; gone with this value.
 #[derive(Debug)]
 pub(crate) struct Scene {
     spec: Spec,
-    _listeners: Vec<Socket>,
-    _connections: Vec<TcpStream>,
-    _processes: Option<Processes>,
+    _processes: Processes,
 }
 
 impl Scene {
     /// Makes them.
     pub(crate) fn set(spec: Spec) -> Result<Self> {
-        let listeners: Result<_> = (0..spec.listeners).map(listener).collect();
-        let processes = (spec.processes > 0).then(|| Processes::start(spec.processes)).transpose()?;
-        Ok(Self {
-            spec,
-            _listeners: listeners?,
-            _connections: connections(spec.established / 2)?,
-            _processes: processes,
-        })
+        let home = Home::new("scene")?;
+        let mut processes = Processes { all: Vec::new(), home };
+        for first in (0..spec.listeners).step_by(EACH) {
+            processes.hold([first, EACH.min(spec.listeners - first), 0])?;
+        }
+        for first in (0..spec.established).step_by(EACH) {
+            processes.hold([0, 0, EACH.min(spec.established - first)])?;
+        }
+        for _ in 0..spec.processes {
+            let mut command = processes.home.command("sleep");
+            let sleeper = command.arg("600").stdin(Stdio::null()).spawn().context("starting sleep(1)")?;
+            processes.all.push(sleeper);
+        }
+        Ok(Self { spec, _processes: processes })
     }
 
     /// What it was made from.
     pub(crate) fn spec(&self) -> Spec {
         self.spec
     }
+}
+
+/// Holds sockets until its standard input ends: listeners from this index on, so many of them, so many established sockets.
+pub(crate) fn hold(mut arguments: impl Iterator<Item = String>) -> Result<()> {
+    let mut number = || -> Result<usize> { Ok(arguments.next().context("an argument is missing")?.parse()?) };
+    let (first, listeners, established) = (number()?, number()?, number()?);
+    let _listeners = (first..first + listeners).map(listener).collect::<Result<Vec<_>>>()?;
+    let _connections = connections(established / 2)?;
+    println!("ready");
+    io::copy(&mut io::stdin(), &mut io::sink())?;
+    Ok(())
 }
 
 /// Brings loopback up in a new network namespace.
@@ -114,31 +136,32 @@ fn connections(count: usize) -> Result<Vec<TcpStream>> {
     Ok(ends)
 }
 
-/// Processes that sleep, in a cgroup of their own.
+/// Processes that hold sockets or only sleep, in a cgroup of their own.
 #[derive(Debug)]
 struct Processes {
-    sleepers: Vec<Child>,
+    all: Vec<Child>,
     home: Home,
 }
 
 impl Processes {
-    fn start(count: usize) -> Result<Self> {
-        let home = Home::new("sleepers")?;
-        let mut all = Self { sleepers: Vec::with_capacity(count), home };
-        for _ in 0..count {
-            let mut command = all.home.command("sleep");
-            let sleeper = command.arg("600").stdin(Stdio::null()).spawn().context("starting sleep(1)")?;
-            all.sleepers.push(sleeper);
-        }
-        Ok(all)
+    fn hold(&mut self, numbers: [usize; 3]) -> Result<()> {
+        let mut command = self.home.command(env::current_exe()?);
+        command.arg(HOLD).args(numbers.map(|number| number.to_string()));
+        let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting a holder")?;
+        let output = holder.stdout.take().context("a holder has no output")?;
+        self.all.push(holder);
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        ensure!(line == "ready\n", "a holder of sockets did not get ready: {line:?}");
+        Ok(())
     }
 }
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        for sleeper in &mut self.sleepers {
-            let _ = sleeper.kill();
-            let _ = sleeper.wait();
+        for process in &mut self.all {
+            let _ = process.kill();
+            let _ = process.wait();
         }
     }
 }
