@@ -92,7 +92,7 @@ impl Pace {
 
     /// A look was made, of all that was heard before it.
     pub(super) fn looked(&mut self, look: Looked) {
-        self.heard = false;
+        let by_chance = !std::mem::take(&mut self.heard);
         let paid = look.ended.saturating_duration_since(self.ended) / limits::LISTENER_LOOK_SHARE;
         self.debt = self.debt.saturating_sub(paid) + look.cost.max(limits::LISTENER_LOOK_COST);
         let to_pay = self.debt.saturating_sub(limits::LISTENER_LOOK_BURST) * limits::LISTENER_LOOK_SHARE;
@@ -104,7 +104,12 @@ impl Pace {
         self.retry = if look.again { (self.retry * 2).min(longest) } else { first };
         let polled = self.poll.as_mut().map(|poll| {
             let longest = limits::LISTENER_POLL_LONGEST.max(poll.shortest);
-            poll.now = if look.news { poll.shortest } else { (poll.now * 2).min(longest) };
+            // A look that something led to says nothing of how often to look without cause.
+            poll.now = match look.news {
+                true => poll.shortest,
+                false if by_chance => (poll.now * 2).min(longest),
+                false => poll.now,
+            };
             look.ended + poll.now
         });
         self.due = [again, polled, look.owners_due].into_iter().flatten().min();

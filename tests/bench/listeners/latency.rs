@@ -25,6 +25,9 @@ const LISTENS_BY_POLL: usize = 60;
 /// Time between two looks where there are no events, in milliseconds.
 pub(crate) const POLL_MS: u32 = 250;
 
+/// From one to the next, at least.
+const DISTANCE: Duration = Duration::from_millis(40);
+
 /// Milliseconds, with events and without.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Latencies {
@@ -51,8 +54,8 @@ fn spread(config: &str, listens: usize) -> Result<Spread> {
     until(&mut lines, |event| event["type"] == "synced")?;
     let mut samples = Vec::with_capacity(listens);
     for index in 0..listens {
-        // Not in step with anything else.
-        thread::sleep(Duration::from_micros(2_000 + (index as u64 * 7_919) % 9_000));
+        // Not in step with anything else, and no storm, which the agent paces.
+        thread::sleep(DISTANCE + Duration::from_micros(index as u64 * 7_919 % 20_000));
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.bind(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
         let port = socket.local_addr()?.as_socket().context("no address of a bound socket")?.port();
