@@ -102,8 +102,11 @@ impl SocketOwners {
     pub(super) fn walk(&mut self, now: Instant) {
         for _ in 0..WALKS {
             let wanted = self.wanted(now);
-            // A /proc that cannot be read leaves the owners unknown, and the next look tries again.
-            let Ok(found) = self.refresh.spend(|| socket_owners::find(&self.listening)) else { break };
+            let Ok(found) = self.refresh.spend(|| socket_owners::find(&self.listening)) else {
+                // A /proc that cannot be read leaves the owners unknown. To try again at once would end in looks without a pause.
+                self.learn(BTreeMap::new(), &wanted, now);
+                break;
+            };
             self.learn(found, &wanted, now);
             self.near_only = false;
             // Read anew: a process may have given itself another title.
