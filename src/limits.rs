@@ -200,11 +200,25 @@ pub const LISTENER_POLL_LONGEST: Duration = Duration::from_millis(1500);
 /// 100 ms.
 pub const LISTENER_FRESH_TIME: Duration = Duration::from_secs(2);
 
-/// Cgroups in which the owners of new listeners are looked for, and processes of each, before all processes are walked over: some 2 ms of
-/// work at the most.
+/// Cgroups in which the owners of new listeners are looked for, and processes of each, before all processes are walked over.
 pub const NEAR_CGROUPS: usize = 8;
 /// See [`NEAR_CGROUPS`].
 pub const NEAR_PROCESSES: usize = 16;
+/// Descriptors of these that are looked at (measured in a debug build: 6 to 8 us each): what listens is told only afterwards.
+pub const NEAR_DESCRIPTORS: usize = 4096;
+
+/// Descriptors that a walk over all processes looks at, some seconds' work at the worst. Any user can have millions.
+pub const WALK_DESCRIPTORS: usize = 1024 * 1024;
+
+/// For the command lines of all processes that are described at one time; a look does so a few times at most. A process can hold up
+/// who reads its own for as long as it likes, and is then shown without.
+pub const PROCESS_READ_TIME: Duration = Duration::from_secs(1);
+
+/// Threads that read a command line, at once: those that are held up stay until the process lets go or ends.
+pub const HELD_UP_READS: usize = 16;
+
+/// Stack of such a thread, in bytes.
+pub const READ_STACK_BYTES: usize = 64 * 1024;
 
 /// Programs of one kind at one cgroup: the kernel's own limit (BPF_CGROUP_MAX_PROGS).
 pub const BPF_PROGRAMS: usize = 64;

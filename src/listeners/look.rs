@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeSet, HashSet},
     io,
     net::IpAddr,
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -131,15 +132,16 @@ impl Looker {
         let netns = netns::own()?;
         let addresses = rtnl::addresses()?;
         let source = self.source;
+        let room = Room::beside(&sockets);
         let (mut others, unseen) = self.namespaces.look(netns, last, |netns| {
-            // One more than the table holds, so that it is seen to be cut.
-            let most = limits::LISTENERS + 1;
+            let most = room.most();
             let sockets = match source {
                 Source::SockDiag => sock_diag::listening_tcp(most)?,
                 Source::Procfs => sock_diag::procfs_listening_tcp(most)?,
             };
             let mut addresses = rtnl::addresses()?;
             addresses.truncate(limits::NAMESPACE_ADDRESSES);
+            room.take(sockets.len());
             Ok(NamespaceFact { netns, sockets: sorted(sockets), addresses })
         });
         let mut sockets = sorted(sockets);
@@ -183,6 +185,25 @@ impl Looker {
             }
         }
         sock_diag::procfs_listening_tcp(limits::LISTENERS_READ)
+    }
+}
+
+/// What is left of the table: of hundreds of namespaces full of sockets no more is read than it holds.
+struct Room(AtomicUsize);
+
+impl Room {
+    fn beside(own: &[SocketFact]) -> Self {
+        Self(AtomicUsize::new(limits::LISTENERS.saturating_sub(own.len())))
+    }
+
+    /// What to read of a namespace, each family: one more than there is room for, so that the table is seen to be cut.
+    fn most(&self) -> usize {
+        self.0.load(Ordering::Relaxed) + 1
+    }
+
+    /// Only one thread at a time looks into namespaces.
+    fn take(&self, sockets: usize) {
+        self.0.store(self.0.load(Ordering::Relaxed).saturating_sub(sockets), Ordering::Relaxed);
     }
 }
 
@@ -251,6 +272,17 @@ mod tests {
         assert_eq!((own.len(), lengths), (10, vec![limits::LISTENERS - 20, 10, 0]));
         assert!(!cut(&mut own, &mut others));
         assert!(cut(&mut many(limits::LISTENERS + 1), &mut []));
+    }
+
+    #[test]
+    fn of_all_namespaces_together_no_more_is_read_than_the_table_holds() {
+        let room = Room::beside(&vec![socket("::", 80); 10]);
+        assert_eq!(room.most(), limits::LISTENERS - 9);
+        room.take(limits::LISTENERS - 20);
+        assert_eq!(room.most(), 11);
+        room.take(22);
+        assert_eq!(room.most(), 1, "whether there are any is still seen");
+        assert_eq!(Room::beside(&vec![socket("::", 80); limits::LISTENERS + 1]).most(), 1);
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl SocketOwners {
         if !near.is_empty() && near.len() <= limits::NEAR_CGROUPS {
             let members = |id: u64| self.tree.as_ref()?.members(id, limits::NEAR_PROCESSES).ok();
             let pids = near.into_iter().filter_map(members).flatten().collect();
-            let found = socket_owners::find_among(pids, &wanted);
+            let found = socket_owners::find_among(pids, &wanted, limits::NEAR_DESCRIPTORS);
             self.near_only |= !found.is_empty();
             self.missed.retain(|inode, _| !found.contains_key(inode));
             self.known.extend(found);
@@ -102,8 +102,11 @@ impl SocketOwners {
     pub(super) fn walk(&mut self, now: Instant) {
         for _ in 0..WALKS {
             let wanted = self.wanted(now);
-            // A /proc that cannot be read leaves the owners unknown, and the next look tries again.
-            let Ok(found) = self.refresh.spend(|| socket_owners::find(&self.listening)) else { break };
+            let Ok(found) = self.refresh.spend(|| socket_owners::find(&self.listening)) else {
+                // A /proc that cannot be read leaves the owners unknown. To try again at once would end in looks without a pause.
+                self.learn(BTreeMap::new(), &wanted, now);
+                break;
+            };
             self.learn(found, &wanted, now);
             self.near_only = false;
             // Read anew: a process may have given itself another title.
@@ -166,14 +169,14 @@ impl SocketOwners {
     fn describe(&mut self) -> bool {
         let pids: HashSet<i32> = self.known.values().map(|holder| holder.pid).collect();
         self.processes.retain(|pid, _| pids.contains(pid));
-        let mut ended = HashSet::new();
+        let (mut ended, mut patience) = (HashSet::new(), limits::PROCESS_READ_TIME);
         for pid in pids {
             let is_same =
                 self.processes.get(&pid).is_some_and(|(image, _)| proc_pid::image(pid).as_ref() == Some(image));
             if is_same {
                 continue;
             }
-            match proc_pid::describe(pid) {
+            match proc_pid::describe(pid, &mut patience) {
                 Some((image, fact)) => _ = self.processes.insert(pid, (image, Arc::new(fact))),
                 None => _ = ended.insert(pid),
             }

@@ -100,6 +100,8 @@ impl Pace {
         self.ended = look.ended;
 
         let again = look.again.then(|| look.ended + self.retry);
+        // What failed looks for no owner: one that is long due must not lead to the next at once.
+        let owners_due = look.owners_due.map(|due| again.map_or(due, |again| due.max(again)));
         let (first, longest) = limits::LISTENER_LOOK_AGAIN;
         self.retry = if look.again { (self.retry * 2).min(longest) } else { first };
         let polled = self.poll.as_mut().map(|poll| {
@@ -112,7 +114,7 @@ impl Pace {
             };
             look.ended + poll.now
         });
-        self.due = [again, polled, look.owners_due].into_iter().flatten().min();
+        self.due = [again, polled, owners_due].into_iter().flatten().min();
     }
 }
 
@@ -212,7 +214,8 @@ mod tests {
         let mut at = start;
         let mut waits = Vec::new();
         for _ in 0..14 {
-            pace.looked(Looked { again: true, ..look(at, Duration::ZERO) });
+            // An owner that was due before is no reason not to wait.
+            pace.looked(Looked { again: true, owners_due: Some(start), ..look(at, Duration::ZERO) });
             let Step::Wait { until: Some(until), deaf: false } = pace.step(at) else { panic!("{pace:?}") };
             waits.push((until - at).as_millis());
             at = until;

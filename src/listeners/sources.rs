@@ -88,6 +88,8 @@ pub(super) struct Sources {
     addresses: Option<Subscription>,
     /// Sockets that the kernel was about to close: it tells that before it has done so.
     closing: HashMap<u64, Instant>,
+    /// Until then the same is to be expected of sockets that it had no room to tell of.
+    closing_untold: Option<Instant>,
 }
 
 impl Sources {
@@ -114,6 +116,7 @@ impl Sources {
             announced: HashSet::new(),
             addresses: None,
             closing: HashMap::new(),
+            closing_untold: None,
         };
         match addresses {
             Ok(addresses) => {
@@ -181,8 +184,9 @@ impl Sources {
                 }
             });
             if taken.was_full {
-                // Some were not told: they may be anywhere.
+                // Some were not told: they may be anywhere, and what the next look shows of them may be about to end.
                 listens(None);
+                self.closing_untold = Some(now + limits::LISTENER_CLOSING_TIME);
             }
         }
         for subscription in [&self.closed, &self.addresses].into_iter().flatten() {
@@ -191,10 +195,11 @@ impl Sources {
         heard
     }
 
-    /// Does a look still show a socket that the kernel was about to close? `there` is what it shows, by cookie.
+    /// Does a look still show a socket that the kernel was about to close, or may it? `there` is what it shows, by cookie.
     pub(super) fn shows_closing(&mut self, now: Instant, there: &HashSet<u64>) -> bool {
         self.closing.retain(|cookie, give_up| now < *give_up && there.contains(cookie));
-        !self.closing.is_empty()
+        self.closing_untold = self.closing_untold.filter(|give_up| now < *give_up);
+        !self.closing.is_empty() || self.closing_untold.is_some()
     }
 
     /// A look has shown all sockets of the own network namespace, by cookie. When BPF has told of each, it will tell of their ends, too.
@@ -211,4 +216,25 @@ impl Sources {
 fn attach() -> Result<ListenEvents, String> {
     let root = cgroup::root().map_err(|error| error.to_string())?;
     ListenEvents::attach(&root).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    #[test]
+    fn after_events_that_found_no_room_a_look_is_made_again_for_a_while() {
+        let (mut sources, events) = Sources::open(ListenerEvents::Auto, Bell::new().unwrap());
+        assert_eq!(events, Events::Bpf);
+        let (now, nothing) = (Instant::now(), HashSet::new());
+        // Two events each, of 32 bytes.
+        for _ in 0..=limits::LISTENER_RING_BYTES / 64 {
+            drop(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+        }
+        assert!(sources.drain(now, |_| ()));
+        assert!(sources.shows_closing(now, &nothing), "the last one may be in the table still");
+        assert!(!sources.shows_closing(now + limits::LISTENER_CLOSING_TIME, &nothing));
+    }
 }

@@ -35,10 +35,11 @@ pub fn unconnected_udp(tcp: &ListenerTable) -> io::Result<Vec<UdpSocket>> {
     let netns = netns::own()?;
     let owners = socket_owners::find(&facts.iter().map(|fact| fact.inode).collect::<HashSet<_>>())?;
     let own = i64::from(std::process::id());
+    let mut patience = limits::PROCESS_READ_TIME;
     let sockets = facts.into_iter().filter_map(|fact| {
         let holder = owners.get(&fact.inode);
         let is_own = holder.is_some_and(|holder| i64::from(holder.pid) == own);
-        let owner = holder.and_then(|holder| proc_pid::describe(holder.pid));
+        let owner = holder.and_then(|holder| proc_pid::describe(holder.pid, &mut patience));
         (!is_own).then(|| socket(&fact, owner.map(|(_, fact)| fact).as_ref(), tcp, netns))
     });
     Ok(sockets.take(limits::UDP_SOCKETS).collect())

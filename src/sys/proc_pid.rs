@@ -4,7 +4,12 @@ use std::{
     fs::File,
     io::{self, Read},
     os::unix::fs::MetadataExt,
-    time::Duration,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::{facts::ProcessFact, limits};
@@ -27,12 +32,16 @@ pub fn image(pid: i32) -> Option<Image> {
 }
 
 /// Everything of a process; None where it has ended.
-pub fn describe(pid: i32) -> Option<(Image, ProcessFact)> {
+///
+/// The command line is empty where it is not to be had within `patience`, of which the time that it took is taken away: the kernel
+/// reads it under the lock of the process's memory, which a process can hold for as long as a file system of its own does not answer.
+pub fn describe(pid: i32, patience: &mut Duration) -> Option<(Image, ProcessFact)> {
     // First, so that a program that comes in between is another image at the next look.
     let image = image(pid)?;
     let uid = std::fs::metadata(format!("/proc/{pid}")).ok()?.uid();
     // A kernel thread has no command line.
-    let command = read(pid, "cmdline", limits::PROC_FILE_BYTES).unwrap_or_default();
+    let command = within(patience, move || read(pid, "cmdline", limits::PROC_FILE_BYTES).unwrap_or_default());
+    let command = command.unwrap_or_default();
     let cgroups = read(pid, "cgroup", limits::PROC_FILE_BYTES).unwrap_or_default();
     let fact = ProcessFact {
         pid,
@@ -47,8 +56,13 @@ pub fn describe(pid: i32) -> Option<(Image, ProcessFact)> {
 
 /// Names in a directory of proc(5) that are numbers: processes of `/proc`, descriptors of `/proc/PID/fd`.
 pub(super) fn numbers_in(directory: &str) -> io::Result<Vec<i32>> {
+    Ok(numbers_of(directory)?.collect())
+}
+
+/// The same one by one, in the kernel's order, which is ascending.
+pub(super) fn numbers_of(directory: &str) -> io::Result<impl Iterator<Item = i32>> {
     let number = |entry: io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
-    Ok(std::fs::read_dir(directory)?.filter_map(number).collect())
+    Ok(std::fs::read_dir(directory)?.filter_map(number))
 }
 
 /// The number of a link such as `socket:[7]` or `net:[7]`.
@@ -60,6 +74,44 @@ fn read(pid: i32, name: &str, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(format!("/proc/{pid}/{name}"))?.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Reads that are under way on threads of their own, those that are held up among them.
+static HELD_UP: AtomicUsize = AtomicUsize::new(0);
+
+/// A place among those, given back with the end of the read.
+struct Place;
+
+impl Place {
+    fn take() -> Option<Self> {
+        let take = |taken: usize| (taken < limits::HELD_UP_READS).then_some(taken + 1);
+        HELD_UP.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).ok().map(|_| Self)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        HELD_UP.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Reads on a thread that is left behind when it is held up; None then, and while too many are.
+fn within<T: Send + 'static>(patience: &mut Duration, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    if patience.is_zero() {
+        return None;
+    }
+    let (place, begun) = (Place::take()?, Instant::now());
+    let (tell, told) = mpsc::sync_channel(1);
+    let read = move || {
+        let result = read();
+        drop(place);
+        // Nobody waits any more where it came too late.
+        let _ = tell.send(result);
+    };
+    thread::Builder::new().name("cmdline".to_owned()).stack_size(limits::READ_STACK_BYTES).spawn(read).ok()?;
+    let answer = told.recv_timeout(*patience).ok();
+    *patience = patience.saturating_sub(begun.elapsed());
+    answer
 }
 
 fn real_uid(pid: i32) -> Option<u32> {
@@ -156,12 +208,26 @@ mod tests {
     #[test]
     fn a_process_is_described_and_started_in_the_past() {
         let own = i32::try_from(std::process::id()).unwrap();
-        let (image, fact) = describe(own).unwrap();
+        let mut patience = limits::PROCESS_READ_TIME;
+        let (image, fact) = describe(own, &mut patience).unwrap();
+        assert!(!fact.command.is_empty());
         assert_eq!(super::image(own), Some(image));
         assert_eq!((fact.pid, fact.uid), (own, nix::unistd::getuid().as_raw()));
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let started = booted_at() + fact.started_after_boot;
         assert!(started <= now + Duration::from_secs(1) && now - started < Duration::from_secs(3600), "{started:?}");
-        assert_eq!(describe(i32::MAX), None);
+        assert_eq!(describe(i32::MAX, &mut patience), None);
+    }
+
+    #[test]
+    fn a_process_that_holds_its_memory_locked_does_not_hold_up_the_agent() {
+        // What a reader of its command line does then: it stands still until the process lets go.
+        let (_let_go, held) = mpsc::channel::<()>();
+        let mut patience = Duration::from_millis(50);
+        assert_eq!(within(&mut patience, move || held.recv().is_ok()), None);
+        assert!(patience.is_zero());
+        // The next ones do not wait in vain.
+        assert_eq!(within(&mut patience, || true), None);
+        assert_eq!(within(&mut Duration::from_secs(60), || true), Some(true));
     }
 }

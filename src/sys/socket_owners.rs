@@ -16,7 +16,8 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-use super::proc_pid::{inode_in_link, numbers_in};
+use super::proc_pid::{inode_in_link, numbers_in, numbers_of};
+use crate::limits;
 
 /// A process and the descriptor by which it holds a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,27 +33,40 @@ pub struct Holder {
 
 const INIT: i32 = 1;
 
+/// Descriptors that are looked at of each process, however many processes there are.
+const LEAST_SHARE: usize = 32;
+
 /// Finds the holders of those of `inodes` that are held, in one walk over all processes.
 ///
 /// # Errors
 /// `/proc` cannot be read.
 pub fn find(inodes: &HashSet<u64>) -> io::Result<BTreeMap<u64, Holder>> {
-    Ok(find_among(numbers_in("/proc")?, inodes))
+    Ok(find_among(numbers_in("/proc")?, inodes, limits::WALK_DESCRIPTORS))
 }
 
-/// The same among these processes. Those that end meanwhile hold nothing.
-pub fn find_among(mut pids: Vec<i32>, inodes: &HashSet<u64>) -> BTreeMap<u64, Holder> {
+/// The same among these processes, and among some `most` descriptors together. Those that end meanwhile hold nothing.
+///
+/// Each process has its share, the lowest of its descriptors first, so that one with a million of them neither holds up the walk nor
+/// hides the others. Services open what they listen on before they have many.
+pub fn find_among(mut pids: Vec<i32>, inodes: &HashSet<u64>, most: usize) -> BTreeMap<u64, Holder> {
     pids.sort_unstable();
-    let mut found = BTreeMap::new();
+    let share = (most / pids.len().max(1)).max(LEAST_SHARE);
+    let (mut left, mut large) = (most, Vec::new());
+    let mut held_by: BTreeMap<i32, BTreeMap<u64, i32>> = BTreeMap::new();
     for pid in pids {
-        let Ok((directory, descriptors)) = descriptors(pid) else { continue };
-        let mut held: BTreeMap<u64, i32> = BTreeMap::new();
-        for descriptor in descriptors {
-            if let Some(inode) = socket_of(&directory, descriptor).filter(|inode| inodes.contains(inode)) {
-                let lowest = held.entry(inode).or_insert(descriptor);
-                *lowest = descriptor.min(*lowest);
-            }
+        let looked_at = look_at(pid, 0, share, inodes, &mut held_by);
+        left = left.saturating_sub(looked_at);
+        if looked_at == share {
+            large.push(pid);
         }
+    }
+    // What those have left who have few.
+    let more = left / large.len().max(1);
+    for pid in large.into_iter().filter(|_| more > 0) {
+        look_at(pid, share, more, inodes, &mut held_by);
+    }
+    let mut found = BTreeMap::new();
+    for (pid, held) in held_by {
         for (inode, descriptor) in held {
             let holder = found.entry(inode).or_insert(Holder { pid, descriptor, holders: 0 });
             holder.holders += 1;
@@ -64,6 +78,27 @@ pub fn find_among(mut pids: Vec<i32>, inodes: &HashSet<u64>) -> BTreeMap<u64, Ho
     found
 }
 
+/// Enters what a process holds by `most` of its descriptors, after the first `passed` ones, and returns how many these are.
+fn look_at(
+    pid: i32,
+    passed: usize,
+    most: usize,
+    inodes: &HashSet<u64>,
+    held_by: &mut BTreeMap<i32, BTreeMap<u64, i32>>,
+) -> usize {
+    let path = format!("/proc/{pid}/fd");
+    let (Ok(directory), Ok(descriptors)) = (File::open(&path).map(OwnedFd::from), numbers_of(&path)) else { return 0 };
+    let mut looked_at = 0;
+    for descriptor in descriptors.skip(passed).take(most) {
+        looked_at += 1;
+        if let Some(inode) = socket_of(&directory, descriptor).filter(|inode| inodes.contains(inode)) {
+            let lowest = held_by.entry(pid).or_default().entry(inode).or_insert(descriptor);
+            *lowest = descriptor.min(*lowest);
+        }
+    }
+    looked_at
+}
+
 /// Of sockets that the process held by these descriptors, the inodes of those that it holds no more.
 ///
 /// A process that lives may have closed one and left it to a child, and a pid may be another process's by now.
@@ -73,11 +108,6 @@ pub fn no_longer_held(pid: i32, held: &[(i32, u64)]) -> Vec<u64> {
         directory.as_ref().is_ok_and(|directory| socket_of(directory, *descriptor) == Some(*inode))
     };
     held.iter().filter(|socket| !holds(socket)).map(|(_, inode)| *inode).collect()
-}
-
-fn descriptors(pid: i32) -> io::Result<(OwnedFd, Vec<i32>)> {
-    let path = format!("/proc/{pid}/fd");
-    Ok((File::open(&path)?.into(), numbers_in(&path)?))
 }
 
 /// The inode of the socket that a descriptor is, `directory` being its process's `/proc/PID/fd`.
@@ -113,6 +143,20 @@ mod tests {
         let descriptor = listener.as_raw_fd().min(again.as_raw_fd());
         let own = i32::try_from(std::process::id()).unwrap();
         assert_eq!(found, BTreeMap::from([(inode(&listener), Holder { pid: own, descriptor, holders: 1 })]));
+    }
+
+    #[test]
+    fn process_with_very_many_descriptors_does_not_hold_up_the_walk_and_its_lowest_are_looked_at() {
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let many: Vec<_> = (0..500).map(|_| first.try_clone().unwrap()).collect();
+        let last = TcpListener::bind("127.0.0.1:0").unwrap();
+        let wanted = HashSet::from([inode(&first), inode(&last)]);
+        let own = i32::try_from(std::process::id()).unwrap();
+        let found = |most| find_among(vec![own, i32::MAX], &wanted, most).into_keys().collect::<HashSet<_>>();
+        assert_eq!(found(100), HashSet::from([inode(&first)]));
+        // The share of the other, which has none, is this one's then.
+        assert_eq!(found(900), wanted);
+        drop(many);
     }
 
     #[test]
