@@ -118,11 +118,14 @@ fn run_agent(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).without_time().with_ansi(false).init();
     // One thread: of two, one waits for events that are for the other, and each costs the two a switch, ten or so in an exec. What
     // blocks is on threads of its own.
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(limits::BLOCKING_THREADS)
         .thread_name("guestd")
         .enable_all()
         .build()
-        .context("starting the runtime")?
-        .block_on(agent::run(config, problems))
+        .context("starting the runtime")?;
+    let end = runtime.block_on(agent::run(config, problems));
+    // A thread that blocks, in the look-up of a name for one, is not waited for without an end.
+    runtime.shutdown_timeout(limits::STOP_TIME);
+    end
 }

@@ -84,9 +84,10 @@ impl Course {
             return Next::Send(Call::Register);
         }
         let update = self.told.as_ref() != Some(wanted);
+        let failed_update = self.trouble.as_ref().is_some_and(|trouble| trouble.call == Call::Update);
         match &self.told {
-            // An entry that somebody else has made: it is set right before it is kept fresh.
-            None if now >= self.update_not_before => Next::Send(Call::Update),
+            // An entry that somebody else has made: it is set right before it is kept fresh, unless that fails.
+            None if now >= self.update_not_before && !failed_update => Next::Send(Call::Update),
             _ if now >= self.heartbeat_due => Next::Send(Call::Heartbeat),
             _ if update && now >= self.update_not_before => Next::Send(Call::Update),
             _ if update => Next::Wait(self.update_not_before.min(self.heartbeat_due)),
@@ -106,11 +107,16 @@ impl Course {
             Outcome::Done => self.done(call, content, now, random),
             Outcome::Known => {
                 (self.registered, self.told, self.may_be_known) = (true, None, true);
+                self.trouble = None;
                 (self.update_not_before, self.heartbeat_due) = (now, now);
             }
             Outcome::Unknown => {
                 (self.registered, self.told, self.may_be_known) = (false, None, false);
                 self.failures = self.failures.saturating_add(1);
+                if self.failures > 1 {
+                    let why = "it answered 404, though it says that it has this VM".to_owned();
+                    self.trouble = Some(Trouble { call, why });
+                }
                 // Once at once; a registry that forgets at every turn is not asked at every turn.
                 self.not_before = if self.failures == 1 { now } else { now + pause(self.failures, random) };
             }
@@ -128,12 +134,20 @@ impl Course {
                 self.failures = self.failures.saturating_add(1);
                 self.not_before = now + after.unwrap_or_default() + pause(self.failures, random);
                 self.may_be_known |= sent;
+                if sent && call == Call::Update {
+                    // Which of the two it has is not known.
+                    self.told = None;
+                }
             }
         }
     }
 
     fn done(&mut self, call: Call, content: &Content, now: Instant, random: u32) {
-        (self.failures, self.may_be_known) = (0, true);
+        self.may_be_known = true;
+        // A change that is taken says nothing of the heartbeat after it, which may find no entry again.
+        if call != Call::Update {
+            self.failures = 0;
+        }
         // A heartbeat that is answered says nothing of a change that was refused.
         if call != Call::Heartbeat || self.trouble.as_ref().is_some_and(|trouble| trouble.call != Call::Update) {
             self.trouble = None;
@@ -307,6 +321,53 @@ mod tests {
             pauses.is_sorted() && pauses[0] >= SECOND / 2 && pauses[8] == limits::REGISTRY_RETRY.1 / 2,
             "{pauses:?}"
         );
+    }
+
+    #[test]
+    fn a_registry_that_takes_all_but_heartbeats_is_asked_ever_less() {
+        let mut play = Play::new();
+        let mut pauses = Vec::new();
+        for turn in 0..10 {
+            play.call(Call::Register, Outcome::Known);
+            play.call(Call::Update, Outcome::Done);
+            play.call(Call::Heartbeat, Outcome::Unknown);
+            if turn > 0 {
+                assert_eq!(play.trouble(), Some(Call::Heartbeat));
+                pauses.push(play.wait());
+            }
+        }
+        assert!(
+            pauses.is_sorted() && pauses[0] >= SECOND / 2 && pauses[8] == limits::REGISTRY_RETRY.1 / 2,
+            "{pauses:?}"
+        );
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_set_right_is_kept_fresh() {
+        for outcome in [refused(true), refused(false), lost()] {
+            let mut play = Play::new();
+            play.call(Call::Register, Outcome::Known);
+            play.call(Call::Update, outcome.clone());
+            if let Next::Wait(_) = play.course.next(&play.wanted, play.now) {
+                play.wait();
+            }
+            play.call(Call::Heartbeat, Outcome::Done);
+            if let Next::Wait(_) = play.course.next(&play.wanted, play.now) {
+                play.wait();
+            }
+            assert_eq!(play.trouble(), Some(Call::Update), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_whose_answer_is_lost_is_undone_in_the_registry_too() {
+        let mut play = Play::registered();
+        play.wanted = content("b");
+        play.call(Call::Update, lost());
+        play.wanted = content("a");
+        play.wait();
+        play.call(Call::Update, Outcome::Done);
+        assert_eq!(play.wait(), BEAT - SECOND / 2);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! A registry over TLS, with an authority of the test's own, made by openssl.
 
 use std::{
+    net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
@@ -149,4 +151,20 @@ fn server_that_speaks_no_tls_is_named() {
     let authority = Authority::new("one");
     let registry = FakeRegistry::start();
     refused(&registry, &authority.file(), "TLS failed");
+}
+
+#[test]
+fn agent_ends_though_a_thread_of_it_blocks() {
+    enter();
+    // Nobody writes to it, so that opening it waits for ever; that is done once there is a connection.
+    let dir = tempfile::tempdir().unwrap();
+    let trusted = dir.path().join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &trusted, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    let registry = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", registry.local_addr().unwrap());
+    let agent = TestAgent::start_with(&config(&url, ""), &["env", &format!("SSL_CERT_FILE={}", trusted.display())]);
+    let _connection = registry.accept().unwrap();
+    let began = Instant::now();
+    assert!(agent.terminate().success());
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
 }
