@@ -7,13 +7,13 @@ use super::Listener;
 /// One line of the NDJSON that `GET /v1/listeners/watch` answers.
 ///
 /// First an `added` for each listener that is there and then `synced`; from then on changes as they come. A reader that is slow
-/// misses what was undone meanwhile and never the state at the end. The key of a listener is its `inode`. The last line is `end`;
-/// a stream without it was cut off.
+/// misses what was undone meanwhile and never the state at the end. The key of a listener is its `port`, `family`, `address`, `v6only`,
+/// `netns` and `inode` together, as a socket can come to listen on another port. The last line is `end`; a stream without it was cut off.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ListenerEvent {
-    /// It listens.
+    /// It listens. Who owns it and that it is bridged may follow, as a change.
     Added {
         /// As it is now. Its accept queue is left out, here and below: it changes all the time.
         listener: Box<Listener>,

@@ -19,6 +19,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
+    task::JoinError,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -99,7 +100,7 @@ impl Registry {
             None => registry.report_no_id(),
             Some(id) => {
                 let (course, content) =
-                    (Course::new(registry.settings.heartbeat, Instant::now()), registry.content(&id));
+                    (Course::new(registry.settings.heartbeat, Instant::now()), registry.telling(&id)());
                 registry.report(&id, &course, &content);
             }
         }
@@ -127,12 +128,12 @@ impl Registry {
 
     /// Keeps the entry of `id`.
     async fn follow(&mut self, id: &str, course: &mut Course, drain: &CancellationToken) -> End {
-        let mut wanted = self.content(id);
+        let mut wanted = self.content(id).await;
         // When to look again at what there is to tell.
         let mut look: Option<Instant> = None;
         loop {
             if look.is_some_and(|look| look <= Instant::now()) {
-                (look, wanted) = (None, self.content(id));
+                (look, wanted) = (None, self.content(id).await);
             }
             self.report(id, course, &wanted);
             match course.next(&wanted, Instant::now()) {
@@ -219,17 +220,33 @@ impl Registry {
         tracing::warn!(id, url = %self.settings.url, why, "the registry's entry is left to go stale");
     }
 
-    /// What there is to tell now.
-    fn content(&mut self, id: &str) -> Content {
+    /// What there is to tell now. Many listeners are judged on a thread of their own.
+    async fn content(&mut self, id: &str) -> Content {
+        let telling = self.telling(id);
+        if self.observations.borrow().table.all_sockets().count() <= limits::LISTENERS_AT_ONCE {
+            return telling();
+        }
+        match tokio::task::spawn_blocking(telling).await.map_err(JoinError::try_into_panic) {
+            Ok(content) => content,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The runtime ends, and this task with it.
+            Err(Err(_)) => std::future::pending().await,
+        }
+    }
+
+    /// Makes what there is to tell now.
+    fn telling(&mut self, id: &str) -> impl FnOnce() -> Content + Send + use<> {
         let bridge = self.bridge.borrow_and_update().clone();
         let observation = self.observations.borrow_and_update().clone();
         let address = format!("{id}.{}", self.settings.domain);
         let routable_ports = self.settings.routable_ports.clone();
         let policy = Policy { public_name: Some(address.clone()), routable_ports, bridge_auto: bridge.auto };
-        let ports = bridge.ports();
-        let listeners = listeners::assess(&observation.table, &policy, &ports);
-        let (services, left_out) = content::services(&listeners, &ports, &policy.routable_ports);
-        Content { address, services, left_out }
+        move || {
+            let ports = bridge.ports();
+            let listeners = listeners::assess(&observation.table, &policy, &ports);
+            let (services, left_out) = content::services(&listeners, &ports, &policy.routable_ports);
+            Content { address, services, left_out }
+        }
     }
 
     fn report(&self, id: &str, course: &Course, wanted: &Content) {

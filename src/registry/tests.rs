@@ -1,5 +1,6 @@
 //! The task beside a registry that takes everything. What it is told is what is looked at.
 
+use futures_util::FutureExt as _;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
@@ -172,4 +173,20 @@ async fn drain_waits_for_the_call_that_is_under_way_so_that_the_entrys_end_is_la
     let began = Instant::now();
     assert_eq!(scene.end().await, ["DELETE /registry/vms/abc"]);
     assert!(began.elapsed() < limits::REGISTRY_CALL_TIME / 2);
+}
+
+#[tokio::test]
+async fn many_listeners_are_judged_on_a_thread_of_their_own() {
+    let config = Config { registry_url: ServiceUrl::parse("http://infra"), ..Config::default() };
+    let settings = bridge::Settings { auto: false, rules: Vec::new(), routable_ports: RoutablePorts::All };
+    let (_bridge, bridge) = Bridge::new(settings, OwnSockets::default());
+    let (_id, vm_id) = watch::channel(Some("abc".to_owned()));
+    let (observe, observations) = watch::channel(observed(&[80]));
+    let mut registry = Registry::new(&config, Sources { vm_id, observations, bridge }).0.unwrap();
+    assert_eq!(registry.content("abc").now_or_never().expect("few are judged at once").services.len(), 1);
+    let many: Vec<u16> = (0..=limits::LISTENERS_AT_ONCE).map(|port| port as u16 + 1).collect();
+    observe.send_replace(observed(&many));
+    assert!(registry.content("abc").now_or_never().is_none(), "others get no turn");
+    let Content { services, left_out, .. } = registry.content("abc").await;
+    assert_eq!((services.len(), services.len() + left_out), (limits::REGISTRY_SERVICES, many.len()));
 }
