@@ -118,7 +118,7 @@ impl Looker {
         if observation.failure.is_some() || !self.owners.owes_a_walk(exactly, now) {
             return None;
         }
-        self.owners.walk(now);
+        self.owners.walk(exactly, now);
         let table = ListenerTable { processes: self.owners.facts(), ..observation.table.clone() };
         Some(Observation { table, ..observation.clone() })
     }

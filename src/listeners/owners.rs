@@ -98,8 +98,8 @@ impl SocketOwners {
         refresh || exactly && self.near_only || !self.wanted(now).is_empty()
     }
 
-    /// Looks at all processes.
-    pub(super) fn walk(&mut self, now: Instant) {
+    /// Looks at all processes; `anew` describes those that are known once more, too: one may have given itself another title.
+    pub(super) fn walk(&mut self, anew: bool, now: Instant) {
         for _ in 0..WALKS {
             let wanted = self.wanted(now);
             let Ok(found) = self.refresh.spend(|| socket_owners::find(&self.listening)) else {
@@ -109,8 +109,10 @@ impl SocketOwners {
             };
             self.learn(found, &wanted, now);
             self.near_only = false;
-            // Read anew: a process may have given itself another title.
-            self.processes.clear();
+            // Each takes a thread and a wait for it, which an idle VM is spared.
+            if anew {
+                self.processes.clear();
+            }
             if self.describe() {
                 break;
             }
@@ -204,7 +206,7 @@ mod tests {
     fn of(owners: &mut SocketOwners, inodes: &[u64], now: Instant) -> BTreeMap<u64, OwnerFact> {
         owners.update(listening(inodes).iter(), now);
         if owners.owes_a_walk(false, now) {
-            owners.walk(now);
+            owners.walk(true, now);
         }
         owners.facts()
     }
@@ -288,7 +290,7 @@ mod tests {
         assert_eq!(found[&socket.inode].process.pid, i32::try_from(own).unwrap());
         owners.refresh.spend(|| ());
         assert!(!owners.owes_a_walk(false, Instant::now()) && owners.owes_a_walk(true, Instant::now()));
-        owners.walk(now);
+        owners.walk(true, now);
         assert!(!owners.owes_a_walk(true, Instant::now()));
     }
 }
