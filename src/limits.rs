@@ -154,6 +154,32 @@ pub const ENV_VALUE_BYTES: usize = 8192;
 /// Connections through the bridge at once, over all ports. Two descriptors each, of a limit of 20,000 in small images.
 pub const BRIDGE_CONNECTIONS: usize = 4096;
 
+/// Threads that move the bridge's bytes. One would make bulk wait for bulk; more take cores from the services that they serve.
+pub const BRIDGE_THREADS: usize = 2;
+
+/// Connections that one port of the bridge may have at once. Half of all, so that a port that is flooded leaves room for the others.
+pub const BRIDGE_CONNECTIONS_OF_PORT: usize = BRIDGE_CONNECTIONS / 2;
+
+/// What the bridge reads at once by copying, in bytes, and so the most that it holds in memory for a reader that is slow.
+pub const BRIDGE_COPY_BYTES: usize = 16 * 1024;
+
+/// A pipe that bulk goes through by reference, in bytes. More is refused to unprivileged users sooner, and no faster.
+pub const BRIDGE_PIPE_BYTES: usize = 256 * 1024;
+
+/// Pipes of each of the bridge's threads, two descriptors each. Held by connections whose reader is slow; beyond, bytes are copied.
+pub const BRIDGE_PIPES: usize = 64;
+
+/// Of those, how many are kept when nobody holds them. A thread fills one at a time.
+pub const BRIDGE_IDLE_PIPES: usize = 4;
+
+/// What is written to a service before a client's first byte, in bytes. A PROXY header has at most 536 (version 2, Unix addresses
+/// left out, with room for some TLVs).
+pub const BRIDGE_PREFACE_BYTES: usize = 2048;
+
+/// Tries to reach a service after the first (TCP_SYNCNT), 15 s in all. One in the same VM that does not accept within that has a
+/// full queue and is stuck.
+pub const BRIDGE_CONNECT_RETRIES: u32 = 3;
+
 /// Ports bridged at once.
 pub const BRIDGE_PORTS: usize = 256;
 

@@ -14,6 +14,7 @@
 //! [`crate::limits::BRIDGE_SETTLE_TIME`] before it binds, and lets go at the first look that finds the service gone.
 
 mod accept;
+pub mod engine;
 mod plan;
 mod pseudo_ipv4;
 mod relay;

@@ -1,0 +1,174 @@
+//! What is asked of each relay: streams, connections, ping-pongs.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use crate::{
+    relays::Relay,
+    service::{BLOCK, ECHO, MESSAGE, ONCE, STREAM, pattern},
+};
+
+/// Before measuring, for windows and buffers to grow.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// Of each measurement.
+const WINDOW: Duration = Duration::from_millis(1500);
+
+/// Streams and ping-pongs at once.
+const MANY: usize = 64;
+
+/// Threads that open connections, one after the other each.
+const OPENERS: usize = 16;
+
+/// Bytes that are read at once.
+const READ: usize = 256 * 1024;
+
+/// Blocks that are compared whole before anything is measured.
+const VERIFIED_BLOCKS: usize = 1024;
+
+/// What came of one round.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Run {
+    /// Gb/s of one stream.
+    pub(crate) one_gbit_s: f64,
+    /// CPU seconds of the relay for each GB of it.
+    pub(crate) one_cpu_s_per_gb: f64,
+    /// Gb/s of many together.
+    pub(crate) many_gbit_s: f64,
+    /// CPU seconds of the relay for each GB of those.
+    pub(crate) many_cpu_s_per_gb: f64,
+    /// Connections a second: connect, a message each way, end.
+    pub(crate) connections_s: f64,
+    /// Messages there and back a second, of many connections.
+    pub(crate) ping_pongs_s: f64,
+    /// Connections and messages that failed.
+    pub(crate) errors: u64,
+}
+
+/// A connection for a purpose.
+pub(crate) fn open(to: SocketAddr, purpose: u8) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(to).with_context(|| format!("connecting to {to}"))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.write_all(&[purpose; MESSAGE])?;
+    Ok(stream)
+}
+
+/// One message there and back.
+pub(crate) fn verify_reachable(to: SocketAddr) -> Result<()> {
+    let mut answer = Vec::new();
+    open(to, ONCE)?.read_to_end(&mut answer)?;
+    ensure!(answer == [ONCE; MESSAGE], "the service's answer through {to} has {} bytes", answer.len());
+    Ok(())
+}
+
+/// Compares every byte of a stream.
+pub(crate) fn verify(relay: &Relay) -> Result<()> {
+    let mut stream = open(relay.address(), STREAM)?;
+    let (mut expected, mut block) = (pattern(), vec![0; BLOCK]);
+    for number in 0..VERIFIED_BLOCKS {
+        stream.read_exact(&mut block).context("reading a stream")?;
+        expected[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        ensure!(block == expected, "block {number} is not what was sent");
+    }
+    Ok(())
+}
+
+/// One round.
+pub(crate) fn measure(relay: &Relay) -> Result<Run> {
+    let (one_gbit_s, one_cpu_s_per_gb) = streams(relay, 1)?;
+    let (many_gbit_s, many_cpu_s_per_gb) = streams(relay, MANY)?;
+    let (connections_s, errors) = connections(relay)?;
+    let ping_pongs_s = ping_pongs(relay)?;
+    Ok(Run { one_gbit_s, one_cpu_s_per_gb, many_gbit_s, many_cpu_s_per_gb, connections_s, ping_pongs_s, errors })
+}
+
+/// Counts what `work` adds up in all threads together within the window; gives how much, and what CPU time the relay took.
+fn count<State: Send>(
+    relay: &Relay,
+    states: Vec<State>,
+    work: impl Fn(State, &AtomicBool, &AtomicU64) -> Result<()> + Sync,
+) -> Result<(f64, f64)> {
+    let (stop, total) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let (work, stop, total) = (&work, &stop, &total);
+        let threads: Vec<_> = states.into_iter().map(|state| scope.spawn(move || work(state, stop, total))).collect();
+        thread::sleep(WARM_UP);
+        let (began, before, cpu_before) = (Instant::now(), total.load(Relaxed), relay.cpu_seconds());
+        thread::sleep(WINDOW);
+        let (took, after, cpu_after) = (began.elapsed(), total.load(Relaxed), relay.cpu_seconds());
+        stop.store(true, Relaxed);
+        for thread in threads {
+            thread.join().map_err(|_| anyhow::anyhow!("a thread of the load panicked"))??;
+        }
+        let seconds = took.as_secs_f64();
+        Ok(((after - before) as f64 / seconds, (cpu_after? - cpu_before?) / seconds))
+    })
+}
+
+fn streams(relay: &Relay, number: usize) -> Result<(f64, f64)> {
+    let open = |_| open(relay.address(), STREAM);
+    let streams = (0..number).map(open).collect::<Result<Vec<_>>>()?;
+    let (bytes_s, cpu) = count(relay, streams, |mut stream, stop, total| {
+        let (mut buffer, mut at) = (vec![0; READ], 0usize);
+        while !stop.load(Relaxed) {
+            let length = stream.read(&mut buffer).context("reading a stream")?;
+            ensure!(length > 0, "a stream ended");
+            // The first byte of a block's number, where it is in what came.
+            let mut block = at.next_multiple_of(BLOCK);
+            while block < at + length {
+                ensure!(buffer[block - at] == (block / BLOCK) as u8, "a stream lacks bytes before {block}");
+                block += BLOCK;
+            }
+            at += length;
+            total.fetch_add(length as u64, Relaxed);
+        }
+        Ok(())
+    })?;
+    Ok((bytes_s * 8.0 / 1e9, cpu / (bytes_s / 1e9)))
+}
+
+fn connections(relay: &Relay) -> Result<(f64, u64)> {
+    let errors = AtomicU64::new(0);
+    let (per_second, _) = count(relay, vec![(); OPENERS], |(), stop, total| {
+        while !stop.load(Relaxed) {
+            let came = open(relay.address(), ONCE).and_then(|mut stream| {
+                let mut answer = Vec::with_capacity(2 * MESSAGE);
+                stream.read_to_end(&mut answer)?;
+                Ok(answer)
+            });
+            match came {
+                Ok(answer) if answer == [ONCE; MESSAGE] => total.fetch_add(1, Relaxed),
+                _ => errors.fetch_add(1, Relaxed),
+            };
+        }
+        Ok(())
+    })?;
+    Ok((per_second, errors.into_inner()))
+}
+
+fn ping_pongs(relay: &Relay) -> Result<f64> {
+    let streams = (0..MANY).map(|_| open(relay.address(), ECHO)).collect::<Result<Vec<_>>>()?;
+    let (per_second, _) = count(relay, streams, |mut stream, stop, total| {
+        let mut message = [0; MESSAGE];
+        stream.read_exact(&mut message)?;
+        while !stop.load(Relaxed) {
+            message[1] = message[1].wrapping_add(1);
+            stream.write_all(&message)?;
+            let mut answer = [0; MESSAGE];
+            stream.read_exact(&mut answer)?;
+            ensure!(answer == message, "another message came back");
+            total.fetch_add(1, Relaxed);
+        }
+        Ok(())
+    })?;
+    Ok(per_second)
+}
