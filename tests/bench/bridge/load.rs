@@ -17,10 +17,10 @@ use crate::{
 };
 
 /// Before measuring, for windows and buffers to grow.
-const WARM_UP: Duration = Duration::from_millis(300);
+const WARM_UP: Duration = Duration::from_millis(200);
 
 /// Of each measurement.
-const WINDOW: Duration = Duration::from_millis(1500);
+const WINDOW: Duration = Duration::from_millis(800);
 
 /// Streams and ping-pongs at once.
 const MANY: usize = 64;
@@ -34,21 +34,28 @@ const READ: usize = 256 * 1024;
 /// Blocks that are compared whole before anything is measured.
 const VERIFIED_BLOCKS: usize = 1024;
 
-/// What came of one round.
+/// A relay's rate and what the direct connection did just before: whatever else the machine does happens to both.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Beside {
+    /// Bytes, connections or messages a second.
+    pub(crate) relayed: f64,
+    /// The same, direct.
+    pub(crate) direct: f64,
+    /// CPU seconds of the relay in a second.
+    pub(crate) cpu: f64,
+}
+
+/// What came of one round; none of what was not asked for.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Run {
-    /// Gb/s of one stream.
-    pub(crate) one_gbit_s: f64,
-    /// CPU seconds of the relay for each GB of it.
-    pub(crate) one_cpu_s_per_gb: f64,
-    /// Gb/s of many together.
-    pub(crate) many_gbit_s: f64,
-    /// CPU seconds of the relay for each GB of those.
-    pub(crate) many_cpu_s_per_gb: f64,
-    /// Connections a second: connect, a message each way, end.
-    pub(crate) connections_s: f64,
-    /// Messages there and back a second, of many connections.
-    pub(crate) ping_pongs_s: f64,
+    /// One stream.
+    pub(crate) one: Option<Beside>,
+    /// Many together.
+    pub(crate) many: Option<Beside>,
+    /// Connections: connect, a message each way, end.
+    pub(crate) connections: Option<Beside>,
+    /// Messages there and back, of many connections.
+    pub(crate) ping_pongs: Option<Beside>,
     /// Connections and messages that failed.
     pub(crate) errors: u64,
 }
@@ -82,16 +89,23 @@ pub(crate) fn verify(relay: &Relay) -> Result<()> {
     Ok(())
 }
 
-/// One round.
-pub(crate) fn measure(relay: &Relay) -> Result<Run> {
+/// One round of what the environment variable PHASES names, or of all.
+pub(crate) fn measure(relay: &Relay, direct: &Relay) -> Result<Run> {
     let phases = std::env::var("PHASES").unwrap_or_else(|_| "one many connections pings".to_owned());
-    let nothing = (f64::NAN, f64::NAN);
-    let is_asked = |phase| phases.contains(phase);
-    let (one_gbit_s, one_cpu_s_per_gb) = if is_asked("one") { streams(relay, 1)? } else { nothing };
-    let (many_gbit_s, many_cpu_s_per_gb) = if is_asked("many") { streams(relay, MANY)? } else { nothing };
-    let (connections_s, errors) = if is_asked("connections") { connections(relay)? } else { (f64::NAN, 0) };
-    let ping_pongs_s = if is_asked("pings") { ping_pongs(relay)? } else { f64::NAN };
-    Ok(Run { one_gbit_s, one_cpu_s_per_gb, many_gbit_s, many_cpu_s_per_gb, connections_s, ping_pongs_s, errors })
+    let errors = AtomicU64::new(0);
+    let beside = |phase: &str, load: &dyn Fn(&Relay) -> Result<(f64, f64)>| -> Result<Option<Beside>> {
+        if !phases.contains(phase) {
+            return Ok(None);
+        }
+        let (direct, _) = load(direct).context("directly")?;
+        let (relayed, cpu) = load(relay).with_context(|| format!("phase {phase}"))?;
+        Ok(Some(Beside { relayed, direct, cpu }))
+    };
+    let one = beside("one", &|relay| streams(relay, 1))?;
+    let many = beside("many", &|relay| streams(relay, MANY))?;
+    let connections = beside("connections", &|relay| connections(relay, &errors))?;
+    let ping_pongs = beside("pings", &ping_pongs)?;
+    Ok(Run { one, many, connections, ping_pongs, errors: errors.into_inner() })
 }
 
 /// Counts what `work` adds up in all threads together within the window; gives how much, and what CPU time the relay took.
@@ -120,7 +134,7 @@ fn count<State: Send>(
 fn streams(relay: &Relay, number: usize) -> Result<(f64, f64)> {
     let open = |_| open(relay.address(), STREAM);
     let streams = (0..number).map(open).collect::<Result<Vec<_>>>()?;
-    let (bytes_s, cpu) = count(relay, streams, |mut stream, stop, total| {
+    count(relay, streams, |mut stream, stop, total| {
         let (mut buffer, mut at) = (vec![0; READ], 0usize);
         while !stop.load(Relaxed) {
             let length = stream.read(&mut buffer).context("reading a stream")?;
@@ -135,13 +149,11 @@ fn streams(relay: &Relay, number: usize) -> Result<(f64, f64)> {
             total.fetch_add(length as u64, Relaxed);
         }
         Ok(())
-    })?;
-    Ok((bytes_s * 8.0 / 1e9, cpu / (bytes_s / 1e9)))
+    })
 }
 
-fn connections(relay: &Relay) -> Result<(f64, u64)> {
-    let errors = AtomicU64::new(0);
-    let (per_second, _) = count(relay, vec![(); OPENERS], |(), stop, total| {
+fn connections(relay: &Relay, errors: &AtomicU64) -> Result<(f64, f64)> {
+    count(relay, vec![(); OPENERS], |(), stop, total| {
         while !stop.load(Relaxed) {
             let came = open(relay.address(), ONCE).and_then(|mut stream| {
                 let mut answer = Vec::with_capacity(2 * MESSAGE);
@@ -154,13 +166,12 @@ fn connections(relay: &Relay) -> Result<(f64, u64)> {
             };
         }
         Ok(())
-    })?;
-    Ok((per_second, errors.into_inner()))
+    })
 }
 
-fn ping_pongs(relay: &Relay) -> Result<f64> {
+fn ping_pongs(relay: &Relay) -> Result<(f64, f64)> {
     let streams = (0..MANY).map(|_| open(relay.address(), ECHO)).collect::<Result<Vec<_>>>()?;
-    let (per_second, _) = count(relay, streams, |mut stream, stop, total| {
+    count(relay, streams, |mut stream, stop, total| {
         let mut message = [0; MESSAGE];
         stream.read_exact(&mut message)?;
         while !stop.load(Relaxed) {
@@ -172,6 +183,5 @@ fn ping_pongs(relay: &Relay) -> Result<f64> {
             total.fetch_add(1, Relaxed);
         }
         Ok(())
-    })?;
-    Ok(per_second)
+    })
 }

@@ -58,11 +58,12 @@ fn bench(only: &[String]) -> Result<bool> {
     let service = Service::start()?;
     let names = relays::NAMES.iter().filter(|name| only.is_empty() || only.iter().any(|only| only == *name));
     let names: Vec<&'static str> = names.copied().collect();
+    let direct = Relay::start("direct", service.address())?;
     let mut report = Report::new(rounds);
     for name in &names {
         let relay = Relay::start(name, service.address())?;
         load::verify(&relay).with_context(|| format!("verifying {name}"))?;
-        report.about(name, &relay, idle::measure(&relay).with_context(|| format!("idle connections of {name}"))?)?;
+        report.about(name, idle::measure(&relay).with_context(|| format!("idle connections of {name}"))?);
     }
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
@@ -70,7 +71,7 @@ fn bench(only: &[String]) -> Result<bool> {
         let order: Vec<_> = if round % 2 == 0 { names.clone() } else { names.iter().rev().copied().collect() };
         for name in order {
             let relay = Relay::start(name, service.address())?;
-            report.add(name, load::measure(&relay).with_context(|| format!("measuring {name}"))?);
+            report.add(name, load::measure(&relay, &direct).with_context(|| format!("measuring {name}"))?);
         }
     }
     report.show_and_write(only.is_empty())

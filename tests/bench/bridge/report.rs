@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{idle::Idle, kit::numbers::median, load::Run, relays::Relay};
+use crate::{idle::Idle, kit::numbers::median, load::{Beside, Run}};
 
 /// All that was measured.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(crate) struct Report {
     rows: Vec<(&'static str, Idle, Vec<Run>)>,
 }
 
-/// Medians over the rounds; rates as shares of the direct connection's in the same round.
+/// Medians over the rounds; rates as shares of the direct connection's just before.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Row {
     name: &'static str,
@@ -66,9 +66,8 @@ impl Report {
     }
 
     /// What is known of a relay before the first round.
-    pub(crate) fn about(&mut self, name: &'static str, _relay: &Relay, idle: Idle) -> Result<()> {
+    pub(crate) fn about(&mut self, name: &'static str, idle: Idle) {
         self.rows.push((name, idle, Vec::new()));
-        Ok(())
     }
 
     /// A round.
@@ -80,15 +79,17 @@ impl Report {
 
     /// Shows everything, writes it down, and says whether all targets hold. Without all rows there are no targets.
     pub(crate) fn show_and_write(&self, whole: bool) -> Result<bool> {
-        let direct = self.rows.iter().find(|row| row.0 == "direct").context("the direct connection is always measured")?;
-        let rows: Vec<Row> = self.rows.iter().map(|row| medians(row, &direct.2)).collect();
-        let absolute = |of: fn(&Run) -> f64| median(direct.2.iter().map(of).collect());
+        let rows: Vec<Row> = self.rows.iter().map(medians).collect();
+        let direct = |phase: Phase| {
+            let runs = self.rows.iter().flat_map(|row| &row.2);
+            median(runs.filter_map(|run| Some(phase(run)?.direct)).collect())
+        };
         println!(
             "direct: {:.1} Gb/s of one stream, {:.1} Gb/s of 64, {:.0} connections/s, {:.0} ping-pongs/s",
-            absolute(|run| run.one_gbit_s),
-            absolute(|run| run.many_gbit_s),
-            absolute(|run| run.connections_s),
-            absolute(|run| run.ping_pongs_s)
+            direct(|run| run.one) * 8.0 / 1e9,
+            direct(|run| run.many) * 8.0 / 1e9,
+            direct(|run| run.connections),
+            direct(|run| run.ping_pongs)
         );
         print!("{:<10}", "medians");
         COLUMNS.iter().for_each(|column| print!("{:>16}", column.0));
@@ -125,17 +126,21 @@ impl Report {
     }
 }
 
-fn medians((name, idle, runs): &(&'static str, Idle, Vec<Run>), direct: &[Run]) -> Row {
-    let share = |of: fn(&Run) -> f64| median(runs.iter().zip(direct).map(|(run, direct)| of(run) / of(direct)).collect());
-    let middle = |of: fn(&Run) -> f64| median(runs.iter().map(of).collect());
+/// One of what was measured in a round.
+type Phase = fn(&Run) -> Option<Beside>;
+
+fn medians((name, idle, runs): &(&'static str, Idle, Vec<Run>)) -> Row {
+    let middle = |phase: Phase, of: fn(Beside) -> f64| median(runs.iter().filter_map(|run| Some(of(phase(run)?))).collect());
+    let share = |phase: Phase| middle(phase, |beside| beside.relayed / beside.direct);
+    let cpu_s_per_gb = |phase: Phase| middle(phase, |beside| beside.cpu / (beside.relayed / 1e9));
     Row {
         name,
-        one: share(|run| run.one_gbit_s),
-        many: share(|run| run.many_gbit_s),
-        cpu_s_per_gb_of_one: middle(|run| run.one_cpu_s_per_gb),
-        cpu_s_per_gb_of_many: middle(|run| run.many_cpu_s_per_gb),
-        connections: share(|run| run.connections_s),
-        ping_pongs: share(|run| run.ping_pongs_s),
+        one: share(|run| run.one),
+        many: share(|run| run.many),
+        cpu_s_per_gb_of_one: cpu_s_per_gb(|run| run.one),
+        cpu_s_per_gb_of_many: cpu_s_per_gb(|run| run.many),
+        connections: share(|run| run.connections),
+        ping_pongs: share(|run| run.ping_pongs),
         errors: runs.iter().map(|run| run.errors).sum(),
         idle: *idle,
     }
