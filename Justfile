@@ -56,7 +56,7 @@ check: build
 soak: build
     @cargo run --quiet --locked --release --example soak
 
-# Measure one thing, reports in target/bench: base (size, start, memory), exec (beside ssh and qemu-ga; tests/bench/README.md).
+# Measure one thing, reports in target/bench: base (size, start, memory), exec (beside ssh and qemu-ga), bridge (beside other relays); see tests/bench/README.md.
 bench NAME='base': image
-    @cargo build --quiet --locked --release --bin guestctl
+    @cargo build --quiet --locked --release --bin guestctl --example bench-bridge-realm
     @cargo run --quiet --locked --release --example bench-{{ NAME }}

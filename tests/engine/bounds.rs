@@ -33,8 +33,7 @@ fn idle_connections_hold_two_descriptors_and_little_memory_and_wake_nobody() {
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
     let number = usize::try_from(most).unwrap().min(20_000) / 4 - 100;
     assert!(number >= 900, "raise the limit of descriptors: {most}");
-    let (engine, service, (socket, address)) =
-        (Engine::with_most_connections(20_000).unwrap(), service(), listening());
+    let (engine, service, (socket, address)) = (Engine::with_most_connections(20_000).unwrap(), service(), listening());
     engine.listen(socket, Route::To(Arc::new(port_to(&service).with_most_connections(20_000)))).unwrap();
     let pair = || {
         let mut client = with_deadline(TcpStream::connect(address).unwrap());

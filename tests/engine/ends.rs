@@ -91,7 +91,7 @@ fn fill(stream: &TcpStream) {
     let mut refused = 0;
     while refused < 5 {
         match (&*stream).write(&block) {
-            Ok(_) => refused = 0,
+            Ok(written) => refused = usize::from(written == 0),
             Err(_) => {
                 refused += 1;
                 thread::park_timeout(Duration::from_millis(5));

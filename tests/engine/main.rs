@@ -2,7 +2,7 @@
 //!
 //! Some tests look at all descriptors and threads of their process: each runs in one of its own, as cargo nextest does it.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 mod bounds;
 mod bytes;

@@ -85,7 +85,9 @@ fn play(schedule: &Schedule, client: TcpStream, served: TcpStream) -> [Option<Se
 
 /// Lengths and ends, for people.
 fn told(seen: &[Option<Seen>; 2]) -> String {
-    let side = |seen: &Seen| format!("{} bytes and {}", seen.bytes.len(), if seen.end_of_file { "the end" } else { "a reset" });
+    let side = |seen: &Seen| {
+        format!("{} bytes and {}", seen.bytes.len(), if seen.end_of_file { "the end" } else { "a reset" })
+    };
     let told: Vec<_> = seen.iter().map(|seen| seen.as_ref().map_or("(has reset it)".to_owned(), side)).collect();
     told.join("; ")
 }

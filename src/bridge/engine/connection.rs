@@ -31,8 +31,9 @@ use super::{
 };
 use crate::limits;
 
-/// Bytes of one direction after which others get their turn.
-const TURN_BYTES: usize = 256 * 1024;
+/// Bytes of one direction after which others get their turn. With half of it, the relay of one stream took 0.27 CPU seconds for
+/// each GB instead of 0.22.
+const TURN_BYTES: usize = 512 * 1024;
 
 /// What a thread has for all its connections.
 #[derive(Debug)]
@@ -312,8 +313,10 @@ impl Connection {
 impl End {
     /// Reads once, and writes at once what `to` takes of it.
     fn read(&mut self, to: &mut End, tools: &mut Tools, most: usize, count: &mut u64) -> io::Result<usize> {
-        if self.bulk && let Some(mut pipe) = tools.pipes.take() {
-            let read = pipe.fill(&self.socket, most.min(limits::BRIDGE_PIPE_BYTES));
+        if self.bulk
+            && let Some(mut pipe) = tools.pipes.take()
+        {
+            let read = pipe.fill(&self.socket, most);
             match read {
                 Ok(1..) => self.owed = Owed::Piped(pipe),
                 _ => tools.pipes.give_back(pipe),

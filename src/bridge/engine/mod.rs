@@ -9,7 +9,7 @@
 //! and when no more, its caller says. It refuses to hold anything for a connection that is idle but its two sockets: no buffer, no
 //! pipe, no timer; and to take more of a sender than its reader takes, but for a pipe or a buffer full.
 //!
-//! No tokio: a runtime's readiness, wakers and tasks cost as much again as the bytes (tests/bench/README.md has the figures).
+//! No tokio: a runtime's readiness, wakers and tasks cost what the bytes do not (tests/bench/README.md has the figures).
 
 mod connection;
 mod dial;

@@ -86,7 +86,11 @@ impl Port {
     }
 
     /// What goes ahead of the client's bytes.
-    pub(super) fn preface(&self, client: SocketAddr, local: impl FnOnce() -> io::Result<SocketAddr>) -> io::Result<Vec<u8>> {
+    pub(super) fn preface(
+        &self,
+        client: SocketAddr,
+        local: impl FnOnce() -> io::Result<SocketAddr>,
+    ) -> io::Result<Vec<u8>> {
         let Some(preface) = &self.preface else { return Ok(Vec::new()) };
         let bytes = preface(client, local()?);
         if bytes.len() > limits::BRIDGE_PREFACE_BYTES {

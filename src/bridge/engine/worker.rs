@@ -31,11 +31,11 @@ use crate::{limits, throttle::Throttle};
 /// Events taken at once.
 const EVENTS: usize = 128;
 
-/// Clients taken at once from one listening socket, before others get their turn.
-const ACCEPTS: usize = 8;
+/// Clients taken at once from one listening socket. More would be one more call for each that comes alone, to learn that it did.
+const ACCEPTS: usize = 1;
 
 /// So many connections more than another thread has are not worth to be handed over: short ones are over sooner.
-const UNEVEN: usize = 4;
+const UNEVEN: usize = 16;
 
 /// Event data of the mailbox.
 const BELL: u64 = u64::MAX;

@@ -98,8 +98,15 @@ pub(crate) fn measure(relay: &Relay, direct: &Relay) -> Result<Run> {
             return Ok(None);
         }
         let (direct, _) = load(direct).context("directly")?;
-        let (relayed, cpu) = load(relay).with_context(|| format!("phase {phase}"))?;
-        Ok(Some(Beside { relayed, direct, cpu }))
+        match load(relay) {
+            Ok((relayed, cpu)) => Ok(Some(Beside { relayed, direct, cpu })),
+            // Of a relay that breaks connections there is nothing to compare.
+            Err(error) => {
+                eprintln!("{} failed at {phase}: {error:#}", relay.name());
+                errors.fetch_add(1, Relaxed);
+                Ok(None)
+            }
+        }
     };
     let one = beside("one", &|relay| streams(relay, 1))?;
     let many = beside("many", &|relay| streams(relay, MANY))?;

@@ -27,7 +27,7 @@ use report::Report;
 use service::Service;
 
 /// Rounds; the medians count. Another number by the environment variable ROUNDS.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

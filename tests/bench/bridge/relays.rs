@@ -22,6 +22,7 @@ pub(crate) const NAMES: &[&str] =
 /// A relay that runs.
 #[derive(Debug)]
 pub(crate) struct Relay {
+    name: &'static str,
     address: SocketAddr,
     /// None where there is no relay.
     running: Option<(Child, Home)>,
@@ -41,7 +42,7 @@ impl Relay {
     /// Starts it, and waits until it accepts.
     pub(crate) fn start(name: &'static str, service: SocketAddr) -> Result<Self> {
         if name == "direct" {
-            return Ok(Self { address: service, running: None, descriptors_at_start: 0 });
+            return Ok(Self { name, address: service, running: None, descriptors_at_start: 0 });
         }
         let home = Home::new(name)?;
         // Free now; nobody else is in this namespace.
@@ -52,13 +53,18 @@ impl Relay {
             command.stderr(Stdio::null());
         }
         let child = command.spawn().with_context(|| format!("starting {name}"))?;
-        let mut relay = Self { address, running: Some((child, home)), descriptors_at_start: 0 };
+        let mut relay = Self { name, address, running: Some((child, home)), descriptors_at_start: 0 };
         eventually("a relay accepts", Duration::from_secs(20), || {
             TcpStream::connect(address).with_context(|| format!("connecting to {name} at {address}"))
         })?;
         crate::load::verify_reachable(address)?;
         relay.descriptors_at_start = relay.held()?.1;
         Ok(relay)
+    }
+
+    /// Its row.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
     }
 
     /// Where clients connect.

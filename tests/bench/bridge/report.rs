@@ -6,7 +6,11 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{idle::Idle, kit::numbers::median, load::{Beside, Run}};
+use crate::{
+    idle::Idle,
+    kit::numbers::median,
+    load::{Beside, Run},
+};
 
 /// All that was measured.
 #[derive(Debug)]
@@ -130,7 +134,8 @@ impl Report {
 type Phase = fn(&Run) -> Option<Beside>;
 
 fn medians((name, idle, runs): &(&'static str, Idle, Vec<Run>)) -> Row {
-    let middle = |phase: Phase, of: fn(Beside) -> f64| median(runs.iter().filter_map(|run| Some(of(phase(run)?))).collect());
+    let middle =
+        |phase: Phase, of: fn(Beside) -> f64| median(runs.iter().filter_map(|run| Some(of(phase(run)?))).collect());
     let share = |phase: Phase| middle(phase, |beside| beside.relayed / beside.direct);
     let cpu_s_per_gb = |phase: Phase| middle(phase, |beside| beside.cpu / (beside.relayed / 1e9));
     Row {
@@ -154,7 +159,8 @@ fn targets(rows: &[Row]) -> Result<Vec<Target>> {
         let value = value_of(guestd);
         let holds = if *more { value >= wanted } else { value <= wanted };
         targets.push(Target { is: (*name).to_owned(), value, relation, wanted, holds });
-        let others = rows.iter().filter(|row| !["guestd", "direct"].contains(&row.name));
+        // One that broke connections has no figure.
+        let others = rows.iter().filter(|row| !["guestd", "direct"].contains(&row.name) && !value_of(row).is_nan());
         let best = if *more {
             others.max_by(|one, other| value_of(one).total_cmp(&value_of(other)))
         } else {
@@ -163,9 +169,21 @@ fn targets(rows: &[Row]) -> Result<Vec<Target>> {
         let best = best.context("other relays are always measured")?;
         let wanted = value_of(best) * if *more { 1.0 - EQUAL } else { 1.0 + EQUAL };
         let holds = if *more { value >= wanted } else { value <= wanted };
-        targets.push(Target { is: format!("{name}, beside the best other ({})", best.name), value, relation, wanted, holds });
+        targets.push(Target {
+            is: format!("{name}, beside the best other ({})", best.name),
+            value,
+            relation,
+            wanted,
+            holds,
+        });
     }
     let errors = guestd.errors as f64;
-    targets.push(Target { is: "errors".to_owned(), value: errors, relation: "at most", wanted: 0.0, holds: errors <= 0.0 });
+    targets.push(Target {
+        is: "errors".to_owned(),
+        value: errors,
+        relation: "at most",
+        wanted: 0.0,
+        holds: errors <= 0.0,
+    });
     Ok(targets)
 }
