@@ -12,7 +12,9 @@ use std::{
 use guestd::bridge::engine::{Engine, Route};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::rig::{Rig, assert_reset, descriptors, eventually, listening, port_to, service, threads, with_deadline};
+use crate::rig::{
+    Rig, assert_reset, descriptors, eventually, listening, port_to, running_threads, service, with_deadline,
+};
 
 /// Resident memory of this process that is no file's, in bytes.
 fn anonymous() -> usize {
@@ -23,7 +25,7 @@ fn anonymous() -> usize {
 
 /// CPU time and switches of the engine's threads.
 fn activity() -> Vec<String> {
-    threads().into_iter().map(|task| fs::read_to_string(task.join("schedstat")).unwrap()).collect()
+    running_threads().into_iter().map(|task| fs::read_to_string(task.join("schedstat")).unwrap()).collect()
 }
 
 #[test]

@@ -128,3 +128,8 @@ pub(crate) fn threads() -> Vec<std::path::PathBuf> {
     let tasks = fs::read_dir("/proc/self/task").unwrap().map(|entry| entry.unwrap().path());
     tasks.filter(|task| fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("bridge-"))).collect()
 }
+
+/// The same of an engine that runs: a thread has its name only when it has given it to itself.
+pub(crate) fn running_threads() -> Vec<std::path::PathBuf> {
+    eventually("two threads have their names", || Some(threads()).filter(|threads| threads.len() == 2))
+}
