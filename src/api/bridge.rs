@@ -78,6 +78,13 @@ pub enum BridgePortState {
     Failed,
 }
 
+impl BridgePort {
+    /// Do its connections go to who listens on this address and port? Who listens on `0.0.0.0` is reached by any IPv4 address.
+    pub fn leads_to(&self, address: IpAddr, port: u16) -> bool {
+        self.to.port() == port && address.is_ipv4() && (address.is_unspecified() || self.to.ip() == address)
+    }
+}
+
 impl BridgeRule {
     /// Is it a rule that the bridge can carry out?
     ///

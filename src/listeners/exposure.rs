@@ -164,7 +164,7 @@ impl Judge<'_> {
                 };
             }
         };
-        let bridged = self.bridge.iter().find(|entry| leads_to(entry, socket, bind));
+        let bridged = self.bridge.iter().find(|entry| entry.leads_to(bind.address, socket.port));
         if let Some(entry) = bridged.filter(|entry| entry.state == BridgePortState::Active) {
             if !self.has_ipv6 {
                 return no_ipv6_address(port);
@@ -251,12 +251,6 @@ fn restrict_to_routed(policy: &Policy, verdict: Verdict) -> Verdict {
         _ => "the platform routes no port to this VM (network.routable_ports)".to_owned(),
     };
     Verdict { exposure: Exposure::Unreachable, cause: Some(Cause::PortNotRoutable), hint: Some(hint), ..verdict }
-}
-
-fn leads_to(entry: &BridgePort, socket: &SocketFact, bind: Bind) -> bool {
-    entry.to.port() == socket.port
-        && bind.family == Family::Ipv4
-        && (bind.scope == Scope::Wildcard || entry.to.ip() == bind.address)
 }
 
 pub(super) fn process(table: &ListenerTable, fact: &ProcessFact) -> Process {

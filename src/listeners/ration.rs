@@ -39,7 +39,8 @@ impl Ration {
     }
 }
 
-fn processor_time() -> Duration {
+/// CPU time of this thread.
+pub(super) fn processor_time() -> Duration {
     // The clock exists on every kernel that guestd runs on; without it the least wait holds.
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }

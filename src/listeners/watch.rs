@@ -17,13 +17,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
 use super::{
     look::{Looker, Observation, Source},
     own::OwnSockets,
     pace::{Looked, Pace, Step},
+    ration::processor_time,
     sources::{Bell, Events, Sources},
 };
 use crate::{config::ListenerEvents, limits};
@@ -193,7 +193,7 @@ impl Watching {
         // Both before the look: what comes from now on is for the next one.
         let wish = self.wishes.asked.load(Ordering::Acquire);
         self.drain();
-        let (begun, cpu_before) = (Instant::now(), cpu_time());
+        let (begun, cpu_before) = (Instant::now(), processor_time());
         let next = self.looker.look(Some(&self.publish.borrow()));
         let there: HashSet<u64> = next.table.all_sockets().filter_map(|socket| socket.cookie).collect();
         let shows_closing = self.sources.shows_closing(begun, &there);
@@ -212,7 +212,7 @@ impl Watching {
         }
         self.wishes.made.fetch_add(1, Ordering::Relaxed);
         self.answer.send_replace(wish);
-        let cost = cpu_time().saturating_sub(cpu_before);
+        let cost = processor_time().saturating_sub(cpu_before);
         let owners_due = self.looker.next_retry();
         self.pace.looked(Looked { ended: Instant::now(), cost, news, again, owners_due });
     }
@@ -229,10 +229,4 @@ impl Watching {
             news
         })
     }
-}
-
-/// CPU time of this thread.
-fn cpu_time() -> Duration {
-    // The clock exists on every kernel; without it looks would be paced by their distance alone.
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }

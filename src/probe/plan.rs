@@ -108,9 +108,7 @@ fn socket_address(target: &Target) -> Option<SocketAddrV6> {
 
 /// As the verdict on the listener has it.
 fn leads_to(port: &BridgePort, listener: &Listener) -> bool {
-    port.state == BridgePortState::Active
-        && port.to.port() == listener.port
-        && (listener.scope == Scope::Wildcard || port.to.ip() == listener.address)
+    port.state == BridgePortState::Active && port.leads_to(listener.address, listener.port)
 }
 
 /// What is to be said where the outcome is not what the exposure promises.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Settings;
 use crate::{
-    api::{BridgePort, BridgePortState, Exposure, Listener, Scope},
+    api::{BridgePort, BridgePortState, Exposure, Listener},
     config::{RegistryRole, RoutablePorts},
     limits,
 };
@@ -116,10 +116,7 @@ fn add(ports: &mut BTreeMap<u16, Option<String>>, port: u16, listener: &Listener
 }
 
 fn leads_to(entry: &BridgePort, listener: &Listener) -> bool {
-    entry.state == BridgePortState::Active
-        && entry.to.port() == listener.port
-        && listener.address.is_ipv4()
-        && (listener.scope == Scope::Wildcard || entry.to.ip() == listener.address)
+    entry.state == BridgePortState::Active && entry.leads_to(listener.address, listener.port)
 }
 
 /// What people call the service: its unit, or its process where that is of no unit of its own. A process can give itself any name, so
