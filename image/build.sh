@@ -2,6 +2,7 @@
 # Makes a golden image: an ext4 file system with an operating system, guestd and the golden keys in it. Nothing is mounted.
 #
 # Kept when nothing that goes into it has changed. Beside IMAGE.ext4 lies IMAGE.inputs: what it was made from, with versions and digests.
+# The same inputs give the same bytes, wherever and whenever they are put together; SOURCE_DATE_EPOCH is the date of what has none.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -14,18 +15,20 @@ usage='usage: image/build.sh [OPTION]...
   --overlay DIR   files to lay on it, owned by root; may be given more than once, the last one wins
   --size SIZE     size of the file system, as mkfs.ext4 takes it (1G); the file is sparse
   --guestd FILE   the static guestd (target/static/guestd)
-  --keys DIR      golden SSH keys, made when absent (target/image/keys)'
+  --keys DIR      golden SSH keys, made when absent (target/image/keys)
+  --waivers FILE  what guestd lint may find in the image (its README section has the format)'
 
 out=$top/target/image/golden.ext4
 rootfs=
 size=1G
 guestd=$top/target/static/guestd
 keys=$top/target/image/keys
+waivers=
 overlays=
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) echo "$usage"; exit 0 ;;
-        --out | --rootfs | --overlay | --size | --guestd | --keys) ;;
+        --out | --rootfs | --overlay | --size | --guestd | --keys | --waivers) ;;
         *) die "unknown argument '$1'
 $usage" ;;
     esac
@@ -33,7 +36,11 @@ $usage" ;;
 $usage"
     case $1 in
         --out) out=$2 ;;
-        --rootfs) rootfs=$2 ;;
+        --rootfs)
+            # As when a command that should have named one has failed.
+            [ -n "$2" ] || die "--rootfs wants a directory or a tar"
+            rootfs=$2
+            ;;
         --overlay)
             [ -d "$2" ] || die "--overlay $2: no such directory"
             # A list in a string, one a line, as sh has no arrays.
@@ -43,12 +50,12 @@ $usage"
         --size) size=$2 ;;
         --guestd) guestd=$2 ;;
         --keys) keys=$2 ;;
+        --waivers) waivers=$2 ;;
     esac
     shift 2
 done
 
 [ "$(id -u)" = 0 ] || die "only root can unpack a root file system with its owners: run it as root"
-need mkfs.ext4 e2fsprogs
 need tar tar
 [ -x "$guestd" ] || die "no $guestd: make it with 'just build', or name another with --guestd"
 
@@ -63,17 +70,20 @@ fi
     die "'guestd keygen --out $keys' failed; its own message is above"
 
 # ---- Is there anything to do? A tar is known by its size and date: to read it all would take as long as to unpack it.
+epoch=$(epoch)
 each_overlay() { # COMMAND: runs it with every overlay's path
     printf '%s' "$overlays" | while read -r each; do "$@" "$each"; done
 }
 inputs_digest() {
-    echo "$size $debian"
+    echo "$size $debian $epoch"
     if [ -d "$rootfs" ]; then tree_digest "$rootfs"; else stat -L -c '%n %s %Y' "$rootfs"; fi
-    tree_digest "$here"
+    cat "$here/build.sh" "$here/ext4.sh" "$here/lib.sh" "$here/mask-units.sh" "$here/masked-units.txt"
+    tree_digest "$here/debian-overlay"
     if [ -d "$top/rootfs-overlay" ]; then tree_digest "$top/rootfs-overlay"; fi
     each_overlay tree_digest
     cat "$guestd"
     if [ -d "$keys" ]; then tree_digest "$keys"; fi
+    if [ -n "$waivers" ]; then cat "$waivers"; fi
 }
 inputs=${out%.ext4}.inputs
 key=$(inputs_digest | digest)
@@ -105,7 +115,7 @@ lay() { # DIR
     while read -r dir; do
         inside "$dir" || die "$1 has a directory ${dir#.}, which in the image is a link to $(realpath -m "$root/$dir"): use the name that it leads to"
     done <"$work/directories"
-    tar -C "$1" --owner=0 --group=0 --mode=go-w -cf - . | tar -C "$root" --keep-directory-symlink --no-overwrite-dir -xpf -
+    tar -C "$1" --owner=0 --group=0 --mode=go-w --mtime="@$epoch" -cf - . | tar -C "$root" --keep-directory-symlink --no-overwrite-dir -xpf -
 }
 
 if [ -d "$rootfs" ]; then
@@ -132,6 +142,13 @@ clean() { # DIR PATTERN: removes what is called so, directly in DIR
     if [ -d "$root/$1" ] && inside "$1"; then find "$root/$1/" -mindepth 1 -maxdepth 1 -name "$2" -exec rm -rf {} +; fi
 }
 clean etc/ssh 'ssh_host_*_key*'
+clean etc/guestd/ssh 'vm_ed25519*'
+clean etc/guestd/ssh made_for.json
+# A container's: systemd would take the VM for one, and leave undone what it does in none.
+clean . .dockerenv
+clean run .containerenv
+# The kernel's devtmpfs has the nodes.
+clean dev '*'
 clean var/lib/systemd random-seed
 clean var/lib/dbus machine-id
 clean var/lib/apt/lists '*'
@@ -151,23 +168,22 @@ for dir in dev proc sys run tmp; do
     if [ ! -e "$root/$dir" ] && [ ! -L "$root/$dir" ]; then mkdir "$root/$dir"; fi
 done
 [ -L "$root/tmp" ] || chmod 1777 "$root/tmp"
-
-# ---- The file system. No lazy initialisation: it would be done by every VM again. All its tables are zero in a sparse file already.
-uuid=$(echo "$key" | sed 's/^\(.\{8\}\)\(.\{4\}\).\(.\{3\}\).\(.\{3\}\)\(.\{12\}\).*/\1-\2-4\3-8\4-\5/')
-mkfs.ext4 -q -F -L rootfs -m 1 -U "$uuid" -E "hash_seed=$uuid,lazy_itable_init=0,lazy_journal_init=0" -d "$root" "$work/image" "$size" >/dev/null ||
-    die "mkfs.ext4 could not put $(du -sh "$root" | cut -f1) into a file system of $size; give more by --size"
-e2fsck -fn "$work/image" >"$work/e2fsck" 2>&1 || { cat "$work/e2fsck" >&2; die "mkfs.ext4 made a file system that e2fsck finds fault with"; }
+# An exported container has these empty, as its engine lays files of its own on them.
+for file in etc/hosts etc/hostname; do
+    if [ -d "$root/etc" ] && inside etc && [ ! -L "$root/$file" ] && [ ! -s "$root/$file" ]; then cp "$here/debian-overlay/$file" "$root/$file"; fi
+done
 
 # ---- What it was made from.
 list_overlay() { # DIR: digest and path of each of its files
     (cd "$1" && find . \( -type f -exec sha256sum {} + \) -o \( -type l -printf 'link:%l  %p\n' \)) | LC_ALL=C sort -k 2 | sed "s|^|overlay ${1#"$top/"} |"
 }
+if [ -d "$rootfs" ]; then rootfs_digest=$(tree_digest "$rootfs"); else rootfs_digest=$(digest <"$rootfs"); fi
 {
-    echo "# What ${out##*/} was made from."
-    echo "inputs-sha256=$key"
     echo "size=$size"
     echo "rootfs=${rootfs##*/}"
+    echo "rootfs-sha256=$rootfs_digest"
     echo "guestd-sha256=$(digest <"$guestd")"
+    echo "golden-key-sha256=$(digest <"$keys/id_ed25519.pub")"
     for dir in "$root"/usr/lib/modules/*; do if [ -d "$dir" ]; then echo "kernel-modules=${dir##*/}"; fi; done
     if [ -f "$root/var/lib/dpkg/status" ]; then
         awk '/^Package: / { p = $2 } /^Version: / { v = $2 } /^$/ { if (p) print "package " p "=" v; p = "" } END { if (p) print "package " p "=" v }' \
@@ -176,10 +192,37 @@ list_overlay() { # DIR: digest and path of each of its files
     if [ -n "$debian" ]; then list_overlay "$here/debian-overlay"; fi
     if [ -d "$top/rootfs-overlay" ]; then list_overlay "$top/rootfs-overlay"; fi
     each_overlay list_overlay
+} >"$work/parts"
+{
+    echo "# What ${out##*/} was made from."
+    echo "inputs-sha256=$key"
+    cat "$work/parts"
 } >"$work/inputs"
+
+# ---- The file system. What it was made from names it, wherever that lay.
+uuid=$(sed -e 's/^overlay [^ ]* //' -e '/^rootfs=/d' "$work/parts" | digest |
+    sed 's/^\(.\{8\}\)\(.\{4\}\).\(.\{3\}\).\(.\{3\}\)\(.\{12\}\).*/\1-\2-4\3-8\4-\5/')
+"$here/ext4.sh" "$root" "$work/image" "$size" "$uuid"
+
+# ---- It leaks nothing and works, as far as can be told before it is booted.
+"$guestd" lint "$work/image" ${waivers:+--waivers "$waivers"} >"$work/lint" || {
+    cat "$work/lint" >&2
+    die "'guestd lint' has found errors, which are above: mend them, or waive what is meant to be so by --waivers"
+}
+say "guestd lint: $(tail -n 1 "$work/lint")"
 
 mv "$work/image" "$out"
 mv "$work/inputs" "$inputs"
-say "$out: $size, $(du -h "$out" | cut -f1) on disk, $(du -sh "$root" | cut -f1) of files"
-(cd "$root" && du -xm --max-depth=2 usr var etc opt home root srv 2>/dev/null) | sort -rn |
-    awk '$2 ~ "/" && $1 > 2 { printf "  %4d MiB  /%s\n", $1, $2 }' | head -n 5 >&2
+
+# ---- How large it is, and what of it is largest.
+blocks=$(($(ext4_header "$out" 'Block count') - $(ext4_header "$out" 'Free blocks')))
+used_kib=$((blocks * $(ext4_header "$out" 'Block size') / 1024))
+say "$out: $size, of which $((used_kib / 1024)) MiB are used; $(du -h "$out" | cut -f1) on disk; $(du -sh "$root" | cut -f1) of files"
+(cd "$root" && du -xk --max-depth=2 usr var etc opt home root srv 2>/dev/null) | sort -rn |
+    awk '$2 ~ "/" && $1 >= 1024 { printf "  %6.1f MiB  /%s\n", $1 / 1024, $2 }' | head -n 5 >&2
+if [ -f "$root/var/lib/dpkg/status" ]; then
+    awk '/^Package: / { p = $2 } /^Installed-Size: / { printf "%d %s\n", $2, p }' "$root/var/lib/dpkg/status" | sort -rn |
+        awk '{ printf "  %6.1f MiB  package %s\n", $1 / 1024, $2 }' | head -n 5 >&2
+else
+    find "$root" -xdev -type f -size +512k -printf '%s /%P\n' | sort -rn | awk '{ printf "  %6.1f MiB  %s\n", $1 / 1048576, $2 }' | head -n 5 >&2
+fi

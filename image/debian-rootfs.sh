@@ -18,7 +18,7 @@ case ${1-} in
 esac
 need mmdebstrap mmdebstrap
 
-key=$({ echo "$suite"; words "$here/packages.txt"; cat "$here/debian-rootfs.sh"; } | digest | cut -c1-16)
+key=$({ echo "$suite"; epoch; words "$here/packages.txt"; cat "$here/debian-rootfs.sh"; } | digest | cut -c1-16)
 out=$cache/debian-$suite-$key.tar
 if [ -z "$fresh" ] && [ -f "$out" ]; then
     echo "$out"
@@ -29,10 +29,15 @@ mkdir -p "$cache"
 part=$out.part
 trap 'rm -f "$part"' EXIT
 trap 'exit 1' HUP INT TERM
+# mmdebstrap gives what it makes no later date, and leaves out what differs from one time to another.
+SOURCE_DATE_EPOCH=$(epoch)
+export SOURCE_DATE_EPOCH
 say "making Debian $suite with mmdebstrap (under a minute on a fast mirror)"
 
+# Its openssh-server makes host keys when it is installed: they would be everybody's, and no two root file systems the same.
 # Documentation and translations are kept out of this and of every later installation in the VM; licences stay.
-mmdebstrap --quiet --variant=minbase --format=tar \
+# shellcheck disable=SC2016 # The hook's own shell has the argument.
+logged "$out.log" "make Debian $suite" mmdebstrap --quiet --variant=minbase --format=tar \
     --include="$(words "$here/packages.txt" | paste -sd,)" \
     --aptopt='Acquire::Languages "none"' \
     --aptopt='APT::Install-Recommends "false"' \
@@ -42,7 +47,9 @@ mmdebstrap --quiet --variant=minbase --format=tar \
     --dpkgopt='path-exclude=/usr/share/lintian/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/man/*' \
-    "$suite" "$part" >&2 ||
-    die "mmdebstrap could not make Debian $suite; its own message is above (is the Debian mirror reachable?)"
+    --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
+    --customize-hook='rm -f "$1"/etc/ssh/ssh_host_*_key*' \
+    "$suite" "$part"
+rm "$out.log"
 mv "$part" "$out"
 echo "$out"

@@ -32,5 +32,11 @@ words() { sed -e 's/[[:space:]]*#.*//' -e '/^[[:space:]]*$/d' "$1"; }
 # digest: sha256 of standard input, as one bare word.
 digest() { sha256sum | cut -d' ' -f1; }
 
+# epoch: the date of what has no date of its own, and of all that is younger, in images: the same inputs give the same image.
+epoch() { echo "${SOURCE_DATE_EPOCH:-1735689600}"; }
+
+# ext4_header IMAGE FIELD: what the superblock says of it, such as "Inode count".
+ext4_header() { dumpe2fs -h "$1" 2>/dev/null | sed -n "s/^$2: *//p"; }
+
 # tree_digest DIR: one digest over names, modes and contents below DIR, whatever its dates and owners.
 tree_digest() { tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$1" -cf - . | digest; }

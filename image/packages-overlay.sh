@@ -37,10 +37,13 @@ if ! download; then
     download || die "apt could not download the packages of $names; its own message is above"
 fi
 for deb in "$work/deb/"*.deb; do dpkg -x "$deb" "$work/tree"; done
-for dir in usr/bin usr/lib; do
+# Some packages still have their libraries in /lib, which in an image is a link to /usr/lib.
+for dir in usr/bin usr/lib lib; do
     [ -d "$work/tree/$dir" ] || continue
-    mkdir -p "$out/$dir"
-    cp -a "$work/tree/$dir/." "$out/$dir/"
+    mkdir -p "$out/usr/${dir#usr/}"
+    cp -a "$work/tree/$dir/." "$out/usr/${dir#usr/}/"
 done
+# Kinds of programs that the kernel is to know at boot are a setting, too; without CONFIG_BINFMT_MISC it would make a unit fail.
+rm -rf "$out/usr/lib/binfmt.d"
 echo "$key" >"$out.inputs"
 say "$out: $(cd "$work/deb" && echo *.deb | sed 's/_[^ ]*//g'), $(du -sh "$out" | cut -f1)"

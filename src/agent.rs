@@ -5,7 +5,7 @@
 //!           registry                                                   completed, execs ended at the deadline
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
@@ -17,16 +17,21 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    bridge::{Bridge, Settings},
-    config::{Config, GuestAddress, Problem},
+    account_env::EnvStore,
+    bridge::{Bridge, PlaneSettings, Settings, SettingsFile},
+    config::{BridgeTier, Config, GenerationEffects, GuestAddress, Problem},
     exec::{CGROUP_PREFIX, CgroupParent, ExecConfig, Execs},
     files::Trees,
+    generation::{self, Detector, Generations, Identity, Machine, Parts, Reach, Saved, Vm},
+    growth::{Disks, Growth},
     health::Part,
+    keys::KeysTask,
     limits,
-    listeners::{LookNow, OwnSockets, WatchSettings, Watcher},
+    listeners::{LookNow, Observation, OwnSockets, WatchSettings, Watcher},
+    names::{self, Names, Told},
     registry::{Registry, Sources},
-    server::{self, Agent, Phase, Sockets, UnixEndpoint, Views, VsockEndpoint},
-    sys::rtnl,
+    server::{self, Agent, Init, Phase, Sockets, UnixEndpoint, Views, VsockEndpoint},
+    sys::{root_dir::RootDir, rtnl},
 };
 
 /// First and longest time between two tries at what can come later: the vsock module, the network interface. A VM that never
@@ -51,45 +56,78 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
 
     let unix = UnixEndpoint::bind(&config.socket)?;
     let own = OwnSockets::default();
-    let watch = WatchSettings { events: config.listener_events, poll_interval: config.poll_interval };
-    let watcher = Watcher::spawn(watch, own.clone()).context("starting the listeners' thread")?;
     let settings = Settings {
         auto: config.bridge_auto,
         rules: config.bridge_rules.clone(),
         routable_ports: config.routable_ports.clone(),
     };
-    let (bridge, bridge_handle) = Bridge::new(settings, own);
+    let (bridge_settings, settings) = SettingsFile::open(&config.socket, settings);
+    let (mut bridge, bridge_handle) = Bridge::new(settings, own.clone(), plane_settings(&config));
+    bridge.find_planes().await;
+    let watch = WatchSettings { events: config.listener_events, poll_interval: config.poll_interval };
+    let watcher = Watcher::spawn(watch, own).context("starting the listeners' thread")?;
+    let observations = watcher.observations();
+    let sshd = move || named(&observations.borrow(), "sshd");
+    let (keys_task, keys) = KeysTask::new(Path::new("/"), Box::new(sshd)).context("opening the root directory")?;
     let (cgroup_parent, cgroup) = exec_cgroups();
     let (vsock_state, vsock) = watch::channel(Part::Off("`vsock.enabled` is false".to_owned()));
     let (address_state, guest_address) = watch::channel(Part::Off("`ip6` is not set".to_owned()));
-    let mut exec_config = ExecConfig {
+    let (names_state, names_report) = watch::channel(Part::Off("not looked at yet".to_owned()));
+    let exec_config = ExecConfig {
         max_running: config.exec_max_running,
         cgroup: cgroup_parent,
         replay_bytes: config.exec_replay_bytes,
         replay_total_bytes: config.exec_replay_total_bytes,
         spill_dir: config.exec_spill_dir.clone(),
         spill_bytes: config.exec_spill_bytes,
+        environment_file: config.generation_root.join("etc/environment"),
         ..ExecConfig::default()
     };
-    exec_config.base_env.extend(config.vm_id.clone().map(|id| ("VERS_VM_ID".to_owned(), id)));
-    // Nothing changes it yet.
-    let (_vm_id, vm_id) = watch::channel(config.vm_id.clone());
+    let env = Arc::new(EnvStore::new(&config.generation_root));
+    let execs = Execs::new(exec_config);
+    let reach = reach(&config);
+    let saved = saved_generation(&config, reach);
+    execs.set_vm_id(saved.identity.vm_id.clone());
+    execs.restore_generation(saved.machine.id());
+    let names = Arc::new(Names::new(&config));
+    let parts = Parts {
+        root: config.generation_root.clone(),
+        reach,
+        execs: execs.clone(),
+        bridge: bridge_handle.clone(),
+        looker: watcher.looker(),
+        env: Arc::clone(&env),
+        names: Arc::clone(&names),
+        keys: keys.clone(),
+        host_keys: config.host_keys,
+    };
+    let (generations, generation) = Generations::new(Vm::new(parts), saved, &config.domain);
+    let disks = Arc::new(Disks::new(generation.states()));
+    let (detector, look_for_restore) = Detector::new(generation.clone());
+    let (vm_id_changes, vm_id) = watch::channel(generation.identity().vm_id.clone());
     let sources = Sources { vm_id, observations: watcher.observations(), bridge: bridge_handle.clone() };
     let (registry, registry_report) = Registry::new(&config, sources);
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
     let connections = TaskTracker::new();
     let agent = Arc::new(Agent {
-        execs: Execs::new(exec_config),
+        execs,
         trees: Trees::default(),
         cgroup,
         observations: watcher.observations(),
         looker: watcher.looker(),
         listener_events: watcher.events().clone(),
         bridge: bridge_handle,
+        bridge_settings,
+        keys,
         vsock,
         guest_address,
+        names: names_report,
         views: Views::default(),
         registry: registry_report,
+        init: Init::of_environment(),
+        env,
+        generation,
+        disks,
         sockets: Sockets::new(connections.clone(), drain.clone()),
         phase,
         config,
@@ -97,49 +135,83 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     });
 
     let tasks = TaskTracker::new();
+    tasks.spawn(keys_task.run(stop.clone()));
     let router = server::router(Arc::clone(&agent));
-    tasks.spawn(server::serve(unix, router.clone(), connections.clone(), drain.clone()));
+    tasks.spawn(server::serve(unix, router.clone(), connections.clone(), drain.clone(), || {}));
     if agent.config.vsock_enabled {
         let (port, connections, drain) = (agent.config.vsock_port, connections.clone(), drain.clone());
+        let noticed = move || look_for_restore.look();
         match VsockEndpoint::bind(port) {
             Ok(endpoint) => {
                 vsock_state.send_replace(Part::Ok(String::new()));
-                tasks.spawn(server::serve(endpoint, router, connections, drain));
+                tasks.spawn(server::serve(endpoint, router, connections, drain, noticed));
             }
             Err(error) => {
                 report_vsock_failure(&vsock_state, port, &error);
                 tasks.spawn(async move {
                     let Some(endpoint) = bind_vsock_later(port, &vsock_state, &drain).await else { return };
-                    server::serve(endpoint, router, connections, drain).await;
+                    server::serve(endpoint, router, connections, drain, noticed).await;
                 });
             }
         }
     }
-    if let Some(address) = agent.config.ip6.clone() {
+    // By the configuration it may still have the address of the VM that it was branched from.
+    if let Some(announced) = agent.generation.identity().ip6 {
+        address_state.send_replace(Part::Ok(format!("{announced}, as announced")));
+    } else if let Some(address) = agent.config.ip6.clone() {
         address_state.send_replace(Part::Failed("the address of `ip6` is not set yet".to_owned()));
         let stop = stop.clone();
         let setting = set_guest_address(address, address_state, watcher.looker());
         tasks.spawn(async move { stop.run_until_cancelled(setting).await });
     }
+    let named = agent.generation.identity();
+    tasks.spawn_blocking(move || names_state.send_replace(settle_names(&names, &named)));
     tasks.spawn(bridge.run(watcher.observations(), stop.clone()));
+    tasks.spawn(generations.run(stop.clone()));
+    tasks.spawn(follow_vm_id(agent.generation.identities(), vm_id_changes, stop.clone()));
+    if reach == Reach::All {
+        tasks.spawn(detector.run(stop.clone()));
+        let (growth, stop) = (Growth::new(Arc::clone(&agent.disks)), stop.clone());
+        tasks.spawn(growth.run(stop));
+    }
     let registry = registry.map(|registry| tokio::spawn(registry.run(drain.clone())));
+
+    // Before whoever waits for this agent starts sshd.
+    let has_new_host_key = own_keys(&agent).await;
 
     let ready = agent.phase.ready();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), seconds_since_boot = ready, "ready");
     notify_init(sd_notify::NotifyState::Ready);
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    if has_new_host_key {
+        // One that listens already, of a VM whose id was changed.
+        let (looker, keys, stop) = (agent.looker.clone(), agent.keys.clone(), stop.clone());
+        let telling = async move {
+            looker.fresh().await;
+            // An agent that ends at this moment tells nobody.
+            let _ = keys.tell_sshd().await;
+        };
+        tasks.spawn(async move { stop.run_until_cancelled(telling).await });
     }
+
+    let is_interrupted = tokio::select! {
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => true,
+    };
     tracing::info!("draining");
     notify_init(sd_notify::NotifyState::Stopping);
     agent.phase.drain();
+    // What stands still cannot end, and a frozen disk ends nothing.
+    agent.generation.end_prepared().await;
     let left_by = Instant::now() + limits::REGISTRY_LEAVE_TIME;
     drain.cancel();
     complete_responses(&agent, &connections).await;
     end_execs(&agent).await;
     leave_registry(registry, left_by).await;
+    if is_interrupted {
+        // A person at a terminal means the end; SIGTERM may be a restart, over which bridged connections live.
+        agent.bridge.end().await;
+    }
     stop.cancel();
     tasks.close();
     if tokio::time::timeout(limits::STOP_TIME, tasks.wait()).await.is_err() {
@@ -147,6 +219,83 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The machine is this agent's to set right where its socket is the VM's.
+fn reach(config: &Config) -> Reach {
+    match config.generation_effects {
+        GenerationEffects::All => Reach::All,
+        GenerationEffects::Files => Reach::Files,
+        GenerationEffects::None => Reach::Nothing,
+        GenerationEffects::Auto if config.socket == Config::default().socket => Reach::All,
+        GenerationEffects::Auto => Reach::Nothing,
+    }
+}
+
+/// What an agent before this one has left in this boot, or what the configuration says of a VM that has just booted.
+fn saved_generation(config: &Config, reach: Reach) -> Saved {
+    let booted = || Saved {
+        machine: Machine::new(config.vm_id.clone()),
+        identity: Identity { vm_id: config.vm_id.clone(), public_name: config.public_name(), ..Identity::default() },
+        ..Saved::default()
+    };
+    if reach == Reach::Nothing {
+        return booted();
+    }
+    match generation::load(&config.generation_root) {
+        Ok(saved) => saved.unwrap_or_else(booted),
+        Err(why) => {
+            tracing::warn!(why, "what an agent before this one has left of commits and restores is lost");
+            booted()
+        }
+    }
+}
+
+/// Tells the registry when the VM becomes another one.
+async fn follow_vm_id(
+    mut identities: watch::Receiver<Arc<Identity>>,
+    vm_ids: watch::Sender<Option<String>>,
+    stop: CancellationToken,
+) {
+    let follow = async {
+        while identities.changed().await.is_ok() {
+            let vm_id = identities.borrow_and_update().vm_id.clone();
+            vm_ids.send_if_modified(|known| std::mem::replace(known, vm_id.clone()) != vm_id);
+        }
+    };
+    stop.run_until_cancelled(follow).await;
+}
+
+/// Has this VM's host keys and identity be its own, and says whether there is a new host key. What fails is told in health, and does not
+/// hold the VM up.
+async fn own_keys(agent: &Agent) -> bool {
+    // By the configuration it may still be the VM that it was branched from.
+    let vm_id = agent.generation.identity().vm_id.clone();
+    let applied = agent.keys.apply(agent.config.host_keys, vm_id).await;
+    let applied = applied.inspect_err(|error| tracing::warn!(%error, "the VM's own keys"));
+    applied.is_ok_and(|applied| applied.host_keys_made && applied.sshd_told == 0)
+}
+
+/// Processes of this name that listen in the VM's own network namespace.
+fn named(observation: &Observation, name: &str) -> Vec<i32> {
+    let table = &observation.table;
+    let owners = table.sockets.iter().filter_map(|socket| table.processes.get(&socket.inode));
+    let mut pids: Vec<_> = owners.filter(|owner| owner.process.name == name).map(|owner| owner.process.pid).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids
+}
+
+/// The bridge's data plane belongs to the agent of this socket.
+fn plane_settings(config: &Config) -> PlaneSettings {
+    let mut socket = config.socket.clone().into_os_string();
+    socket.push(".bridge");
+    PlaneSettings {
+        socket: socket.into(),
+        bind: config.bridge_tier == BridgeTier::Bind,
+        grace: config.bridge_grace,
+        log_level: config.log_level.name(),
+    }
 }
 
 /// Where execs get their cgroups, with which controllers, and what is to be said of it. Controllers that are missing are no fault:
@@ -260,6 +409,24 @@ fn apply_guest_address(address: &GuestAddress) -> anyhow::Result<()> {
             .with_context(|| format!("adding the default route by {gateway}"))?;
     }
     Ok(())
+}
+
+/// Sets the VM's host name and name servers, where they are guestd's to set. By the configuration it may still be the VM that it was
+/// branched from.
+fn settle_names(names: &Names, identity: &Identity) -> Part {
+    let root = match RootDir::open(Path::new("/")) {
+        Ok(root) => root,
+        Err(error) => return Part::Failed(error.to_string()),
+    };
+    if !names::is_installed(&root) {
+        return Part::Off("guestd is not installed here (`guestd install`)".to_owned());
+    }
+    let (vm_id, given) = (identity.vm_id.as_deref(), identity.hostname.as_deref());
+    match names.start(&root, &Told { vm_id, given, former: &[], dns: &identity.dns }) {
+        Some(settled) if settled.has_failed() => Part::Failed(settled.to_string()),
+        Some(settled) => Part::Ok(settled.to_string()),
+        None => Part::Ok("as announced".to_owned()),
+    }
 }
 
 /// Tells systemd, if it is there to be told.

@@ -135,3 +135,19 @@ pub struct ProcessFact {
     /// From the kernel's start (CLOCK_BOOTTIME) to the process's.
     pub started_after_boot: Duration,
 }
+
+/// How scarce things are (PSI of the kernel: shares of the last 10 s in percent), and what the host has taken. None where the kernel does
+/// not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct MemoryFact {
+    /// Somebody waited for a CPU.
+    pub cpu_some: Option<f64>,
+    /// Somebody waited for memory.
+    pub memory_some: Option<f64>,
+    /// Everybody did.
+    pub memory_full: Option<f64>,
+    /// Somebody waited for a disk.
+    pub io_some: Option<f64>,
+    /// Memory that the host's balloon holds, in bytes.
+    pub balloon_bytes: Option<u64>,
+}

@@ -5,10 +5,10 @@ mod fake_guest;
 
 use std::io::ErrorKind;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fake_guest::FakeGuest;
-use guestd::api::{BridgeUpdate, ErrorCode, ExecRequest, Status, StreamFrame};
+use guestd::api::{AddKeys, BridgeUpdate, ErrorCode, ExecRequest, SnapshotThaw, Status, StreamFrame};
 use guestd::client::{Client, ClientError, ConnectFailure, ExecStream, ReadFrom, Timeouts, Token};
 use guestd::limits;
 use tokio::sync::oneshot;
@@ -68,6 +68,20 @@ async fn a_request_is_plain_http_with_one_host_and_no_token() {
     GET /v1/health HTTP/1.1
     host: guestd
     ");
+}
+
+#[tokio::test]
+async fn keys_go_as_json_and_one_that_is_removed_is_named_in_the_query() {
+    let guest = FakeGuest::answering("200 OK", r#"{"keys":[],"note":"sshd does not read them"}"#);
+    let client = patient(&guest.unix());
+    let keys = AddKeys { keys: vec!["ssh-ed25519 A".into()], user: "ada".into(), source: "host".into(), expires: None };
+    assert_eq!(client.add_keys(&keys).await.unwrap().note.as_deref(), Some("sshd does not read them"));
+    let request = guest.next_request();
+    assert!(request.head.starts_with("POST /v1/keys HTTP/1.1\r\n"), "{}", request.head);
+    assert_eq!(request.body, r#"{"keys":["ssh-ed25519 A"],"user":"ada","source":"host"}"#);
+    client.remove_key("a b&c").await.unwrap();
+    let head = guest.next_request().head;
+    assert!(head.starts_with("DELETE /v1/keys?id=a%20b%26c HTTP/1.1\r\n"), "{head}");
 }
 
 #[tokio::test]
@@ -439,6 +453,38 @@ async fn an_end_of_file_instead_of_ok_means_that_nobody_listens() {
     assert!(matches!(why, ConnectFailure::NobodyListens { port: 1024 }), "{why}");
     let why = handshake(|connection| assert!(connection.raw(b"OK 10"))).await;
     assert!(matches!(why, ConnectFailure::NobodyListens { port: 1024 }), "{why}");
+}
+
+/// The guest remembers the ports of connections that a restore has cut, and the host's side counts its own anew.
+#[tokio::test]
+async fn ports_that_the_guest_has_not_forgotten_yet_are_passed_over() {
+    let guest = FakeGuest::new(|number, connection| {
+        assert_eq!(connection.read_to("\n"), "CONNECT 1024\n");
+        if number < 7 {
+            return;
+        }
+        connection.raw(b"OK 1073741831\n");
+        connection.request();
+        connection.answer("200 OK", READY);
+    });
+    let health = patient(&guest.hybrid()).health().await.unwrap();
+    assert_eq!(health.status, Status::Ready);
+}
+
+#[tokio::test]
+async fn a_time_is_said_when_the_guest_asks_for_it() {
+    let guest = FakeGuest::new(|_, connection| {
+        let head = connection.read_to("\r\n\r\n");
+        assert!(head.contains("\r\nexpect: 100-continue\r\n"), "{head}");
+        let asked = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        connection.raw(b"HTTP/1.1 100 Continue\r\n\r\n");
+        let body = connection.read_to("}");
+        let said = body.rsplit_once("\"wall_clock\":").unwrap().1.trim_end_matches(['}', '\r', '\n']);
+        assert!(said.parse::<f64>().unwrap() >= asked, "{said} was said before {asked}");
+        connection.answer("200 OK", r#"{"phase": "running", "complete": true, "steps": [], "took_ms": 1}"#);
+    });
+    let report = patient(&guest.unix()).snapshot_thaw(&SnapshotThaw { wall_clock: Some(0.0) }).await.unwrap();
+    assert!(report.complete);
 }
 
 #[tokio::test]

@@ -47,3 +47,12 @@ fn every_setting_is_in_the_readme() {
         assert!(readme.contains(&format!("`{key}`")), "README.md does not tell of `{key}`");
     }
 }
+
+#[test]
+fn every_rule_of_the_lint_is_in_the_readme() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let row = |rule: &guestd::lint::Rule| format!("| `{}` | {} | {} |\n", rule.id, rule.severity.name(), rule.wants);
+    let table: String = guestd::lint::rules().map(row).collect();
+    let table = format!("| rule | severity | wants |\n|---|---|---|\n{table}\n");
+    assert!(readme.contains(&table), "README.md has not this table of rules:\n{table}");
+}

@@ -362,8 +362,16 @@ fn bad_usage_is_2_and_nothing_is_tried() {
         &["tunnel", "--stdio", "0"],
         &["--json", "exec", "-t", "true"],
         &["--json", "shell"],
+        &["proxy"],
+        &["proxy", "no host"],
+        &["proxy", "host", "0"],
+        &["proxy", "host", "443", "more"],
+        &["--json", "proxy", "host"],
         &["bridge", "add", "0", "3000"],
-        &["bridge", "add", "8080", "[::1]:3000"],
+        &["bridge", "add", "8080", "[fe80::1]:3000"],
+        &["bridge", "add", "8000-8999", "127.0.0.1:3000"],
+        &["bridge", "add", "8080", "3000", "--mode", "https"],
+        &["bridge", "cut", "0"],
         &["bridge", "auto", "maybe"],
         &["health", "--wait", "-1"],
         &["--json", "completions", "bash"],
@@ -483,16 +491,29 @@ fn a_rule_is_added_to_those_that_are_there() {
     let outcome = run(&guest, &["bridge", "add", "8080", "3000"]);
     assert_eq!(outcome.code, Some(0));
     insta::assert_snapshot!(outcome.stdout(), @r"
-    automatic bridging is on
+    automatic bridging is on; tier bind
 
-    PORT  TO              KIND  STATE    OPEN  TOTAL  IN  OUT  ERRORS  MESSAGE
-    9000  127.0.0.1:1     rule  waiting  -     -      -   -    -       -
-    8080  127.0.0.1:3000  rule  waiting  -     -      -   -    -       -
+    PORT  TO              KIND  MODE  STATE    OPEN  TOTAL  IN  OUT  ERRORS  MESSAGE
+    9000  127.0.0.1:1     rule  tcp   waiting  -     -      -   -    -       -
+    8080  127.0.0.1:3000  rule  tcp   waiting  -     -      -   -    -       -
     ");
     assert!(guest.next_request().head.starts_with("GET /v1/bridge "));
     let request = guest.next_request();
     assert!(request.head.starts_with("PUT /v1/bridge "));
     assert_eq!(request.body, r#"{"rules":[{"listen":9000,"to":"127.0.0.1:1"},{"listen":8080,"to":"127.0.0.1:3000"}]}"#);
+}
+
+#[test]
+fn connections_of_a_port_or_of_all_are_cut() {
+    let guest = FakeGuest::answering("200 OK", r#"{"auto":true,"tier":"steer","rules":[],"ports":[]}"#);
+    for (line, body) in
+        [(&["bridge", "cut", "8080"][..], r#"{"listen":8080}"#), (&["bridge", "cut"], r#"{"listen":null}"#)]
+    {
+        assert_eq!(run(&guest, line).code, Some(0));
+        let request = guest.next_request();
+        assert!(request.head.starts_with("POST /v1/bridge/cut "));
+        assert_eq!(request.body, body);
+    }
 }
 
 #[test]
@@ -533,11 +554,19 @@ fn help_lists_what_works_and_nothing_else() {
             "signal",
             "wait",
             "logs",
+            "service",
+            "power",
             "shell",
             "tunnel",
+            "proxy",
             "ports",
             "bridge",
+            "keys",
             "cp",
+            "snapshot",
+            "generation",
+            "env",
+            "disk",
             "metrics",
             "completions",
             "help"

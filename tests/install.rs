@@ -6,95 +6,20 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
-    path::{Path, PathBuf},
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
     process::Command,
 };
 
 use guestd::{
     config::{self, Config},
-    install::{Init, InstallArgs, InstallError, Outcome, Report, install},
+    install::{Init, InstallArgs, InstallError, Outcome, install},
     keys,
 };
 
-/// A directory with an image's root file system in `root`, and what lies outside of it.
-struct Build {
-    directory: tempfile::TempDir,
-}
-
-impl Build {
-    /// A root file system with systemd, and /bin, /lib and /sbin as links, as all distributions have them today.
-    fn with_systemd() -> Self {
-        let build = Self::empty();
-        for directory in ["etc", "usr/bin", "usr/sbin", "usr/lib/systemd", "usr/local/bin"] {
-            fs::create_dir_all(build.root().join(directory)).unwrap();
-        }
-        for directory in ["bin", "sbin", "lib"] {
-            // Absolute: outside of a chroot it would lead to the machine's own.
-            symlink(format!("/usr/{directory}"), build.root().join(directory)).unwrap();
-        }
-        fs::write(build.root().join("usr/lib/systemd/systemd"), "").unwrap();
-        build
-    }
-
-    fn empty() -> Self {
-        let build = Self { directory: tempfile::tempdir().unwrap() };
-        fs::create_dir(build.root()).unwrap();
-        fs::write(build.program(), "the program, version 1").unwrap();
-        build
-    }
-
-    fn root(&self) -> PathBuf {
-        self.directory.path().join("root")
-    }
-
-    fn program(&self) -> PathBuf {
-        self.directory.path().join("program")
-    }
-
-    fn keys(&self) -> PathBuf {
-        self.directory.path().join("keys")
-    }
-
-    fn path(&self, path: &str) -> PathBuf {
-        self.root().join(path.trim_start_matches('/'))
-    }
-
-    fn read(&self, path: &str) -> String {
-        fs::read_to_string(self.path(path)).unwrap()
-    }
-
-    fn args(&self) -> InstallArgs {
-        keys::keygen(&self.keys()).unwrap();
-        InstallArgs { root: self.root(), init: None, keys: Some(self.keys()), binary: Some(self.program()) }
-    }
-
-    fn install(&self) -> Report {
-        install(&self.args()).unwrap()
-    }
-
-    /// Every path below `directory`, with type, mode, times and content: equal only if nothing was written.
-    fn fingerprint(&self, directory: &Path) -> BTreeMap<PathBuf, String> {
-        let mut found = BTreeMap::new();
-        let mut left = vec![directory.to_owned()];
-        while let Some(path) = left.pop() {
-            let metadata = fs::symlink_metadata(&path).unwrap();
-            let times = (metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec());
-            let mut shown = format!("{:o} {} {times:?}", metadata.mode(), metadata.ino());
-            if metadata.is_dir() {
-                left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-            } else if metadata.is_file() {
-                shown += &String::from_utf8_lossy(&fs::read(&path).unwrap());
-            }
-            found.insert(path, shown);
-        }
-        found
-    }
-}
-
-fn mode(path: &Path) -> u32 {
-    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
-}
+#[path = "support/build.rs"]
+mod build;
+use build::{Build, mode};
 
 #[test]
 fn an_image_gets_the_program_its_units_its_ssh_configuration_and_its_keys() {
@@ -105,12 +30,8 @@ fn an_image_gets_the_program_its_units_its_ssh_configuration_and_its_keys() {
     assert_eq!(build.read("/usr/local/bin/guestd"), "the program, version 1");
     assert_eq!(mode(&build.path("/usr/local/bin/guestd")), 0o755);
     assert_eq!(fs::read_link(build.path("/usr/local/bin/guestctl")).unwrap(), Path::new("guestd"));
-    for enabled in [
-        "/etc/systemd/system/sysinit.target.wants/guestd.service",
-        "/etc/systemd/system/multi-user.target.wants/guestd-ssh-hostkeys.service",
-    ] {
-        assert!(build.read(enabled).contains("[Unit]"), "{enabled} leads to a unit");
-    }
+    let enabled = "/etc/systemd/system/sysinit.target.wants/guestd.service";
+    assert!(build.read(enabled).contains("[Unit]"), "{enabled} leads to a unit");
     assert_eq!(mode(&build.path(keys::GOLDEN_IDENTITY)), 0o600);
     assert_eq!(mode(&build.path("/etc/guestd/ssh/authorized_keys/root")), 0o644);
     let status = keys::status(&build.root());
@@ -212,12 +133,14 @@ fn the_record_is_one_that_sha256sum_checks() {
     fs::write(&list, manifest).unwrap();
     let output = Command::new("sha256sum").args(["--check", "--strict"]).arg(&list).output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 9, "the program, six files, two keys");
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 10, "the program, seven files, two keys");
 }
 
 #[test]
-fn an_image_without_systemd_gets_no_units_and_the_builder_is_told() {
+fn an_image_with_an_init_of_its_own_gets_no_units_and_the_builder_is_told() {
     let build = Build::empty();
+    fs::create_dir(build.path("/sbin")).unwrap();
+    fs::write(build.path("/sbin/init"), "nothing that guestd knows").unwrap();
     let report = build.install();
     assert_eq!(report.outcome("/etc/systemd/system/guestd.service"), None);
     assert!(!build.path("/etc/systemd").exists());
@@ -305,20 +228,23 @@ fn systemd_accepts_the_units_without_a_word() {
     let system = Path::new("/usr/lib/systemd/system");
     assert!(system.is_dir(), "{} is missing: install Debian's package systemd", system.display());
     assert!(Command::new("cp").arg("-a").arg(system).arg(build.path("/usr/lib/systemd/")).status().unwrap().success());
-    // Verification wants every program to be there and executable, and runs none of them.
-    for program in ["/usr/bin/ssh-keygen", "/usr/bin/rm", "/usr/sbin/sshd"] {
-        fs::write(build.path(program), "").unwrap();
-        fs::set_permissions(build.path(program), fs::Permissions::from_mode(0o755)).unwrap();
-    }
     build.install();
     let output = Command::new("systemd-analyze")
         .args(["verify", "--man=no", "--recursive-errors=yes"])
         .arg(format!("--root={}", build.root().display()))
-        .args(["guestd.service", "guestd-ssh-hostkeys.service", "sysinit.target"])
+        .args(["guestd.service", "sysinit.target"])
         .output()
         .expect("systemd-analyze is missing: install Debian's package systemd");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && !said.contains("guestd"), "{said}");
+
+    let output = Command::new("systemd-tmpfiles")
+        .arg(format!("--root={}", build.root().display()))
+        .args(["--create", "guestd.conf"])
+        .output()
+        .expect("systemd-tmpfiles is missing: install Debian's package systemd");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    assert_eq!(mode(&build.path("/run/guestd")), 0o755);
 }
 
 #[test]
@@ -336,6 +262,16 @@ fn the_configuration_file_changes_nothing_until_a_line_is_uncommented_and_every_
     assert_eq!(problems, Vec::new());
     assert!(config.vm_id.is_some() && config.auth_token.is_some() && config.ip6.is_some(), "{config:?}");
     assert_eq!(config.bridge_rules.len(), 1);
-    let but_examples = Config { vm_id: None, auth_token: None, ip6: None, bridge_rules: Vec::new(), ..config };
+    let examples = (config.dns.len(), config.handoff.is_some());
+    assert_eq!(examples, (1, true), "{config:?}");
+    let but_examples = Config {
+        vm_id: None,
+        auth_token: None,
+        ip6: None,
+        bridge_rules: Vec::new(),
+        dns: Vec::new(),
+        handoff: None,
+        ..config
+    };
     assert_eq!(but_examples, Config::default(), "what is not an example is the default");
 }

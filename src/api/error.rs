@@ -11,12 +11,24 @@ pub struct ErrorBody {
     pub code: ErrorCode,
     /// Always `false`.
     pub success: bool,
+    /// Of `stale_generation`, for a cursor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fork: Option<Box<ForkPoint>>,
+}
+
+/// Where an exec's output in this VM parts from that in the VM that was committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkPoint {
+    /// The present generation; null where none was announced.
+    pub generation_id: Option<String>,
+    /// Offset of the first byte that may differ.
+    pub cursor: u64,
 }
 
 impl ErrorBody {
     /// An error body with `success: false`.
     pub fn new(code: ErrorCode, error: impl Into<String>) -> Self {
-        Self { error: error.into(), code, success: false }
+        Self { error: error.into(), code, success: false, fork: None }
     }
 }
 
@@ -39,6 +51,8 @@ pub enum ErrorCode {
     RequestTimeout,
     /// 409: it exists already with another content, or belongs to another generation.
     Conflict,
+    /// 409: a generation that another one has followed, or a cursor of one; the body's `fork` says how far the two have the same.
+    StaleGeneration,
     /// 413: the body is larger than the limit.
     PayloadTooLarge,
     /// 422: JSON of the wrong shape; the sentence names the field.

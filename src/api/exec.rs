@@ -47,9 +47,31 @@ pub struct ExecRequest {
     /// Runs on a terminal of this size; all output is then `stdout`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tty: Option<TtySize>,
+    /// What becomes of it in a branch of this VM.
+    #[serde(default, skip_serializing_if = "OnBranch::is_keep")]
+    pub on_branch: OnBranch,
     /// Bounds on the command and all that it starts; needs cgroup2 controllers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<ExecLimits>,
+}
+
+/// What becomes of an exec in a branch of the VM that it was started in. In that VM itself it goes on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBranch {
+    /// It runs on in both.
+    #[default]
+    Keep,
+    /// It stands still from the commit on, until it gets SIGCONT.
+    Freeze,
+    /// It is killed before it runs on.
+    Kill,
+}
+
+impl OnBranch {
+    fn is_keep(&self) -> bool {
+        *self == Self::Keep
+    }
 }
 
 fn is_false(value: &bool) -> bool {
@@ -152,6 +174,15 @@ pub struct ExecStatus {
     pub cursor: u64,
     /// Readers attached now.
     pub readers: usize,
+    /// Generation in which it was started; null before the first that was announced.
+    #[serde(default)]
+    pub generation_id: Option<String>,
+    /// It came along when the VM was restored: up to here its output is that of the VM that was committed.
+    #[serde(default)]
+    pub fork_cursor: Option<u64>,
+    /// It stands still, as it was asked to in a branch; SIGCONT has it go on.
+    #[serde(default)]
+    pub frozen: bool,
 }
 
 /// Where an exec is in its life.
@@ -195,6 +226,9 @@ pub struct AttachRequest {
     /// Only what comes from now on; not together with `cursor`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub from_latest: bool,
+    /// Generation that the cursor is of, as the header `guestd-generation` of the stream said that it came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation_id: Option<String>,
 }
 
 /// Answer of `POST /v1/exec/{id}/stdin`.
@@ -248,8 +282,11 @@ pub struct LogEntry {
     pub stream: OutputStream,
     /// The bytes, in standard base64.
     pub data_b64: String,
-    /// Whose it is.
+    /// Whose it is; empty where it is a service's.
     pub exec_id: String,
+    /// The service of `guestd init` that printed it, where it was none of the execs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
 }
 
 /// Which output a chunk came from.

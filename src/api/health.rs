@@ -35,7 +35,7 @@ pub enum Status {
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// Stable name: `vsock`, `ipv6`, `cgroup2`, `listeners`, `bridge`, `pseudo_ipv4`, `keys`, `registry`, `config`.
+    /// Stable name: `vsock`, `ipv6`, `cgroup2`, `listeners`, `bridge`, `pseudo_ipv4`, `keys`, `registry`, `init`, `config`.
     pub name: String,
     /// Verdict.
     pub state: CheckState,

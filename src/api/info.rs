@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{AgentCrash, BootStep};
+
 /// Answer of `GET /v1/info`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Info {
@@ -19,6 +21,9 @@ pub struct Info {
     pub identity: Identity,
     /// How it started.
     pub boot: BootTimings,
+    /// Ends of the agent that nobody had asked for since the boot, the latest last, where process 1 is `guestd init`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agent_crashes: Vec<AgentCrash>,
     /// CPUs online.
     pub cpus: usize,
     /// Memory in bytes.
@@ -52,4 +57,7 @@ pub struct BootTimings {
     pub agent_started_secs: f64,
     /// When it was ready; null while it starts.
     pub ready_secs: Option<f64>,
+    /// What was done before, step by step, where process 1 is `guestd init`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<BootStep>,
 }

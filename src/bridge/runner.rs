@@ -1,444 +1,296 @@
-//! The task that owns the bridge: it compares the plan with what is held, takes and lets go of ports, and publishes.
+//! The task that owns the bridge: it tells the data plane what the plan wants, and publishes what becomes of it.
 //!
-//! ```text
-//!            seen in the plan            settled, bound on an address
-//!   (none) ──────────────────> Settling ───────────────────────────> Active
-//!                                 │  ^                                 │
-//!                      bind fails │  │ back-off over                   │ out of the plan, or its listeners replaced
-//!                                 v  │                                 v
-//!                                Failed ────────────────────────────> (none)
-//! ```
+//! A plane is started when there is something to bridge, and outlives the task: the next agent's finds it (`planes`).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
+    collections::BTreeSet,
     net::{IpAddr, Ipv6Addr},
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    BridgePlan, BridgeState, Planned, PortCounters, PortState, Reach, Settings,
-    accept::{self, Shared, SourceAddress, Taken},
+    BridgeHandle, BridgePlan, BridgeState, PlaneSettings, PortState, PseudoIpv4State, Reach, Settings, Tier,
+    handle::Request,
+    orders::{Clients, Order, Want, WantPort},
     plan,
-    route::PseudoRoute,
+    planes::{Heard, Lost, Planes},
+    settle::Settling,
 };
 use crate::{
-    api::{BridgePortState, BridgeUpdate},
+    api::BridgePortState,
+    config::RoutablePorts,
     limits,
     listeners::{ListenerTable, Observation, OwnSockets},
+    throttle::Throttle,
 };
 
-/// Longest wait between two tries at a port that could not be taken.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
-
-/// Updates that wait for the task. Each caller waits for its answer, so a short queue will do.
-const QUEUED_UPDATES: usize = 8;
-
-/// Why an update was not carried out.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UpdateError {
-    /// A rule that cannot be carried out.
-    #[error("bridge rule {listen} -> {to} was refused: {why}")]
-    BadRule {
-        /// Port of the rule.
-        listen: u16,
-        /// Target of the rule.
-        to: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// More rules than ports that can be bridged.
-    #[error("{given} bridge rules are more than the limit of {}; remove some", limits::BRIDGE_PORTS)]
-    TooMany {
-        /// Number of rules in the update.
-        given: usize,
-    },
-    /// The task has ended.
-    #[error("the bridge is shutting down; try again when the agent is back")]
-    Stopped,
-}
-
-struct Update {
-    change: BridgeUpdate,
-    done: oneshot::Sender<()>,
-}
-
-/// What others need of a running bridge.
-#[derive(Debug, Clone)]
-pub struct BridgeHandle {
-    updates: mpsc::Sender<Update>,
-    state: watch::Receiver<Arc<BridgeState>>,
-}
-
-impl std::fmt::Debug for Update {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.change.fmt(f)
-    }
-}
-
-impl BridgeHandle {
-    /// The state at present.
-    pub fn state(&self) -> Arc<BridgeState> {
-        Arc::clone(&self.state.borrow())
-    }
-
-    /// The latest state, and every later one.
-    pub fn states(&self) -> watch::Receiver<Arc<BridgeState>> {
-        self.state.clone()
-    }
-
-    /// Changes the settings; returns when the bridge has acted on them.
-    pub async fn update(&self, change: BridgeUpdate) -> Result<Arc<BridgeState>, UpdateError> {
-        let rules = change.rules.as_deref().unwrap_or_default();
-        if rules.len() > limits::BRIDGE_PORTS {
-            return Err(UpdateError::TooMany { given: rules.len() });
-        }
-        for rule in rules {
-            let refuse =
-                |why: &str| UpdateError::BadRule { listen: rule.listen, to: rule.to.to_string(), why: why.to_owned() };
-            rule.check().map_err(refuse)?;
-            if rules.iter().filter(|other| other.listen == rule.listen).count() > 1 {
-                return Err(refuse("another rule has the same port"));
-            }
-        }
-        let (done, answered) = oneshot::channel();
-        self.updates.send(Update { change, done }).await.map_err(|_| UpdateError::Stopped)?;
-        answered.await.map_err(|_| UpdateError::Stopped)?;
-        Ok(self.state())
-    }
-}
+/// Requests that wait for the task. Each caller waits for its answer, so a short queue will do.
+const QUEUED_REQUESTS: usize = 8;
 
 /// The bridge's task, before it runs.
 #[derive(Debug)]
 pub struct Bridge {
     settings: Settings,
-    shared: Shared,
-    held: BTreeMap<u16, Held>,
-    /// Counters outlive a port's bridge, as Prometheus wants it.
-    counters: BTreeMap<u16, Arc<PortCounters>>,
-    pseudo_route: PseudoRoute,
-    /// Ports that this agent has held: what refuses one of them may be the remains of its own connections.
-    held_before: BTreeSet<u16>,
-    updates: mpsc::Receiver<Update>,
+    planes: Planes,
+    /// What is to be bridged, as of the last look.
+    plan: BridgePlan,
+    settling: Settling,
+    log: Throttle,
+    requests: mpsc::Receiver<(Request, oneshot::Sender<()>)>,
     state: watch::Sender<Arc<BridgeState>>,
-}
-
-/// A port that is or should be bridged.
-#[derive(Debug)]
-struct Held {
-    planned: Planned,
-    taken: Vec<Taken>,
-    /// When to try (again) to take what is missing.
-    due: Instant,
-    failures: u32,
-    /// The last try met a socket that has the port.
-    in_use: bool,
-    message: Option<String>,
+    clients: Arc<Mutex<Clients>>,
 }
 
 impl Bridge {
     /// Makes a bridge that has done nothing yet, and the handle to it.
-    pub fn new(settings: Settings, own: OwnSockets) -> (Self, BridgeHandle) {
-        let (send_update, updates) = mpsc::channel(QUEUED_UPDATES);
+    pub fn new(settings: Settings, own: OwnSockets, plane: PlaneSettings) -> (Self, BridgeHandle) {
+        let (send_request, requests) = mpsc::channel(QUEUED_REQUESTS);
         let first = BridgeState { auto: settings.auto, rules: settings.rules.clone(), ..BridgeState::default() };
         let (state, receive_state) = watch::channel(Arc::new(first));
-        let shared = Shared {
-            own,
-            connections: Arc::new(Semaphore::new(limits::BRIDGE_CONNECTIONS)),
-            relays: TaskTracker::new(),
-            cut: CancellationToken::new(),
-            log: Arc::default(),
-        };
+        let clients = Arc::<Mutex<Clients>>::default();
         let bridge = Self {
             settings,
-            shared,
-            held: BTreeMap::new(),
-            counters: BTreeMap::new(),
-            pseudo_route: PseudoRoute::default(),
-            held_before: BTreeSet::new(),
-            updates,
+            planes: Planes::new(plane, own),
+            plan: BridgePlan::new(),
+            settling: Settling::default(),
+            log: Throttle::default(),
+            requests,
             state,
+            clients: Arc::clone(&clients),
         };
-        (bridge, BridgeHandle { updates: send_update, state: receive_state })
+        (bridge, BridgeHandle { requests: send_request, state: receive_state, clients })
     }
 
-    /// Follows the observations until `shutdown`, then lets every port go and resets what is still open.
+    /// Looks for data planes that run already. Their sockets are entered among the own ones, so this comes before the first look at
+    /// the listeners. Where one is stuck it takes [`limits::BRIDGE_RESUME_TIME`].
+    pub async fn find_planes(&mut self) {
+        self.planes.find().await;
+    }
+
+    /// Follows the observations until `shutdown`. The planes stay.
     pub async fn run(mut self, mut observations: watch::Receiver<Arc<Observation>>, shutdown: CancellationToken) {
         loop {
-            let table = Arc::clone(&observations.borrow_and_update());
-            self.reconcile(&table.table).await;
-            self.publish();
-            let due = self.held.values().filter(|held| held.wants_more()).map(|held| held.due).min();
+            let observation = Arc::clone(&observations.borrow_and_update());
+            self.reconcile(&observation).await;
+            self.publish(&observation.table);
+            let due = self.due();
             tokio::select! {
                 changed = observations.changed() => if changed.is_err() { break },
-                Some(update) = self.updates.recv() => {
-                    self.apply(update.change);
-                    self.reconcile(&table.table).await;
-                    self.publish();
+                Some((request, done)) = self.requests.recv() => {
+                    self.carry_out(request, &observation).await;
+                    self.publish(&observation.table);
                     // The caller may have gone; the change stands.
-                    let _ = update.done.send(());
+                    let _ = done.send(());
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+                heard = self.planes.heard() => self.attend(heard).await,
                 () = shutdown.cancelled() => break,
             }
         }
-        for (_, held) in std::mem::take(&mut self.held) {
-            held.let_go().await;
-        }
-        self.shared.cut.cancel();
-        self.shared.relays.close();
-        self.shared.relays.wait().await;
-        self.pseudo_route.remove();
     }
 
-    fn apply(&mut self, change: BridgeUpdate) {
-        if let Some(auto) = change.auto {
-            self.settings.auto = auto;
+    /// When there is something to do without being asked.
+    fn due(&self) -> Option<Instant> {
+        if self.planes.serves() {
+            return self.settling.due().filter(|_| self.planes.hello.tier == Tier::Bind);
         }
-        if let Some(rules) = change.rules {
-            self.settings.rules = rules;
-        }
+        self.planes.due().filter(|_| self.needs_plane())
     }
 
-    /// Brings what is held in line with the plan.
-    async fn reconcile(&mut self, table: &ListenerTable) {
-        let plan = plan(table, &self.settings);
-        for port in self.held.keys().copied().collect::<Vec<_>>() {
-            if !self.held[&port].still_serves(plan.get(&port))
-                && let Some(held) = self.held.remove(&port)
-            {
-                tracing::info!(port, "bridge: port let go");
-                held.let_go().await;
-            }
-        }
-        self.begin(plan);
-        let source = if self.held.is_empty() { None } else { Some(self.source(table)) };
-        let reachable: BTreeSet<Ipv6Addr> = table.reachable_ipv6().collect();
-        for (port, held) in &mut self.held {
-            let wanted = match held.planned.reach {
-                Reach::VmAddresses => reachable.clone(),
-                Reach::Everywhere => BTreeSet::from([Ipv6Addr::UNSPECIFIED]),
-            };
-            held.drop_unwanted(&wanted).await;
-            if held.due > Instant::now() || (held.failures == 0 && held.covers(&wanted)) {
-                continue;
-            }
-            let counters = Arc::clone(self.counters.entry(*port).or_default());
-            match &source {
-                Some(Ok(source)) => {
-                    let over_own_remains = self.held_before.contains(port);
-                    held.take(*port, &wanted, *source, over_own_remains, &counters, &self.shared);
-                    if !held.taken.is_empty() {
-                        self.held_before.insert(*port);
-                    }
+    fn needs_plane(&self) -> bool {
+        !self.planes.is_over() && (self.settings.auto || !self.settings.rules.is_empty())
+    }
+
+    async fn attend(&mut self, heard: Heard) {
+        let attended = self.planes.attend(heard).await;
+        self.note(attended);
+    }
+
+    /// What settles has to be tried anew where a plane is lost.
+    fn note<T>(&mut self, result: Result<T, Lost>) -> Option<T> {
+        result.map_err(|why| self.settling.lose(&why, Instant::now())).ok()
+    }
+
+    async fn carry_out(&mut self, request: Request, observation: &Observation) {
+        match request {
+            Request::Update(change) => {
+                if let Some(auto) = change.auto {
+                    self.settings.auto = auto;
                 }
-                Some(Err(why)) => held.fail(why.clone()),
-                None => {}
+                if let Some(rules) = change.rules {
+                    self.settings.rules = rules;
+                }
+                self.reconcile(observation).await;
             }
-        }
-    }
-
-    /// Enters the plan's new ports.
-    fn begin(&mut self, plan: BridgePlan) {
-        for (port, planned) in plan {
-            match self.held.get_mut(&port) {
-                Some(held) => held.planned = planned,
-                None => {
-                    if self.held.len() >= limits::BRIDGE_PORTS {
-                        if let Some(times) = self.shared.log.pass() {
-                            tracing::warn!(
-                                port,
-                                limit = limits::BRIDGE_PORTS,
-                                times,
-                                "bridge: ports not bridged at the limit"
-                            );
-                        }
-                        continue;
-                    }
-                    // A rule was asked for: there is nothing to wait for.
-                    let settle = if planned.is_auto() { limits::BRIDGE_SETTLE_TIME } else { Duration::ZERO };
-                    let held = Held {
-                        planned,
-                        taken: Vec::new(),
-                        due: Instant::now() + settle,
-                        failures: 0,
-                        in_use: false,
-                        message: None,
-                    };
-                    self.held.insert(port, held);
+            Request::Fresh { clients } => {
+                let (told, asked) = self.planes.ask_all(&Order::Status { clients }).await;
+                self.note(asked);
+                if clients {
+                    *self.clients.lock().unwrap_or_else(PoisonError::into_inner) = told;
                 }
             }
+            Request::Cut(listen) => {
+                let (_, asked) = self.planes.ask_all(&Order::Cut { listen }).await;
+                self.note(asked);
+            }
+            Request::End => self.planes.end().await,
         }
     }
 
-    /// Where connections to services come from. Makes the stand-in addresses usable when they are first needed.
-    fn source(&mut self, table: &ListenerTable) -> Result<SourceAddress, String> {
-        match self.pseudo_route.set() {
-            Ok(()) => Ok(SourceAddress::Pseudo),
-            // Never 127.0.0.0/8: a service that trusts localhost would trust the internet.
-            Err(why) => table
-                .own_ipv4()
-                .next()
-                .map(SourceAddress::Own)
-                .ok_or_else(|| format!("{why}, and the VM has no IPv4 address of its own to connect from")),
+    /// Brings the plane in line with the plan.
+    async fn reconcile(&mut self, observation: &Observation) {
+        let table = &observation.table;
+        self.plan = plan(table, &self.settings);
+        if table.netns == 0 {
+            // Nothing was ever seen, which is not the same as nothing there; a plane that runs goes on as it did.
+            return;
+        }
+        if self.needs_plane() || self.planes.is_awaited() {
+            let connected = self.planes.connect(self.needs_plane()).await;
+            self.note(connected);
+        }
+        match self.planes.hello.tier {
+            Tier::Bind => self.have_bound(table).await,
+            Tier::Steer => self.have_steered().await,
         }
     }
 
-    fn publish(&self) {
-        let ports = self.held.iter().map(|(port, held)| PortState {
-            listen: *port,
-            to: held.planned.to,
-            auto: held.planned.is_auto(),
-            state: held.state(),
-            message: held.message.clone(),
-            addresses: held.taken.iter().map(|taken| IpAddr::V6(taken.address)).collect(),
-            counters: self.counters.get(port).cloned().unwrap_or_default(),
-        });
-        self.state.send_replace(Arc::new(BridgeState {
+    async fn have_bound(&mut self, table: &ListenerTable) {
+        let now = Instant::now();
+        self.planes.suspect(self.plan.keys().copied());
+        let inherited = std::mem::take(&mut self.planes.inherited);
+        let without_room = self.settling.follow(self.plan.clone(), &inherited, now);
+        if without_room > 0
+            && let Some(times) = self.log.pass()
+        {
+            let limit = limits::BRIDGE_PORTS;
+            tracing::warn!(ports = without_room, limit, times, "bridge: ports not bridged at the limit");
+        }
+        let addresses: BTreeSet<Ipv6Addr> = table.reachable_ipv6().collect();
+        let ports = self.settling.wants(&addresses, now);
+        self.have(Want { addresses: addresses.into_iter().collect(), ports, ..self.want() }).await;
+    }
+
+    async fn have_steered(&mut self) {
+        let rules = self.plan.iter().filter(|(_, planned)| !planned.is_auto());
+        let ports = rules.map(|(listen, planned)| WantPort::of(*listen, planned, false)).collect();
+        self.have(Want { ports, ..self.want() }).await;
+    }
+
+    fn want(&self) -> Want {
+        let routable = match &self.settings.routable_ports {
+            RoutablePorts::All => None,
+            RoutablePorts::Only(ports) => Some(ports.clone()),
+        };
+        let remains = self.planes.remains.iter().copied().collect();
+        Want { auto: self.settings.auto, routable, remains, ..Want::default() }
+    }
+
+    /// Has the plane be so.
+    async fn have(&mut self, mut want: Want) {
+        if !self.planes.serves() {
+            return self.settling.lose(&self.planes.why_none(), Instant::now());
+        }
+        if self.planes.told.as_ref() == Some(&want) && !want.ports.iter().any(|port| port.take) {
+            return;
+        }
+        // What it binds at the first order listens at the second, when we know its inode.
+        for _ in 0..2 {
+            let asked = self.planes.ask(&Order::Want(want.clone())).await;
+            let Some(state) = self.note(asked) else { return };
+            want.ports.iter_mut().for_each(|port| port.take = false);
+            if !state.pending {
+                break;
+            }
+        }
+        self.planes.told = Some(want);
+        self.settling.learn(&self.planes.said, Instant::now());
+    }
+
+    fn publish(&mut self, table: &ListenerTable) {
+        let ports = match self.planes.hello.tier {
+            Tier::Bind => self.bound_ports(),
+            Tier::Steer => self.steered_ports(table),
+        };
+        let next = BridgeState {
             auto: self.settings.auto,
             rules: self.settings.rules.clone(),
-            ports: ports.collect(),
-            pseudo_ipv4: self.pseudo_route.state().clone(),
-        }));
-    }
-}
-
-impl Held {
-    fn state(&self) -> BridgePortState {
-        match (self.taken.is_empty(), self.failures) {
-            (false, _) => BridgePortState::Active,
-            (true, 0) => BridgePortState::Settling,
-            (true, _) => BridgePortState::Failed,
-        }
-    }
-
-    fn wants_more(&self) -> bool {
-        self.taken.is_empty() || self.failures > 0
-    }
-
-    /// Does the plan still want this very bridge? Listeners that were all replaced are another service, which gets its own
-    /// time to settle.
-    fn still_serves(&self, planned: Option<&Planned>) -> bool {
-        planned.is_some_and(|planned| {
-            planned.to == self.planned.to
-                && planned.reach == self.planned.reach
-                && (planned.serves.is_empty() || planned.serves.iter().any(|inode| self.planned.serves.contains(inode)))
-        })
-    }
-
-    fn covers(&self, wanted: &BTreeSet<Ipv6Addr>) -> bool {
-        !wanted.is_empty() && wanted.iter().all(|address| self.taken.iter().any(|taken| taken.address == *address))
-    }
-
-    async fn drop_unwanted(&mut self, wanted: &BTreeSet<Ipv6Addr>) {
-        let (keep, gone) =
-            std::mem::take(&mut self.taken).into_iter().partition(|taken| wanted.contains(&taken.address));
-        self.taken = keep;
-        for taken in gone {
-            taken.close().await;
-        }
-    }
-
-    /// Takes the port on the addresses where it is missing.
-    fn take(
-        &mut self,
-        port: u16,
-        wanted: &BTreeSet<Ipv6Addr>,
-        source: SourceAddress,
-        held_before: bool,
-        counters: &Arc<PortCounters>,
-        shared: &Shared,
-    ) {
-        if wanted.is_empty() {
-            return self.fail("the VM has no IPv6 address that the outside can reach".to_owned());
-        }
-        // The first try is exact. What refuses a port that was held before is taken for the remains of its connections; any
-        // other may be a service that has bound and is about to listen.
-        let over_own_remains = held_before && self.in_use;
-        let missing: Vec<_> =
-            wanted.iter().filter(|address| self.taken.iter().all(|taken| taken.address != **address)).collect();
-        let mut failure = None;
-        self.in_use = false;
-        for address in missing {
-            let to = self.planned.to;
-            let taken = Taken::take(*address, port, over_own_remains, &shared.own, |listener, stop| {
-                tokio::spawn(accept::serve(listener, to, source, Arc::clone(counters), shared.clone(), stop))
-            });
-            match taken {
-                Ok(taken) => {
-                    tracing::info!(port, %address, %to, "bridge: port taken");
-                    self.taken.push(taken);
-                }
-                Err(error) => {
-                    self.in_use |= error.raw_os_error() == Some(libc::EADDRINUSE);
-                    failure = Some(describe(*address, port, &error));
-                }
+            ports,
+            pseudo_ipv4: match self.planes.said.pseudo_ipv4.clone() {
+                None => PseudoIpv4State::NotNeeded,
+                Some(Ok(())) => PseudoIpv4State::Set,
+                Some(Err(why)) => PseudoIpv4State::Failed(why),
+            },
+            plane: self.planes.state(),
+        };
+        self.state.send_if_modified(|state| {
+            let is_news = **state != next;
+            if is_news {
+                *state = Arc::new(next);
             }
-        }
-        match failure {
-            Some(why) => self.fail(why),
-            None => (self.failures, self.message) = (0, None),
-        }
+            is_news
+        });
     }
 
-    fn fail(&mut self, why: String) {
-        if self.message.as_ref() != Some(&why) {
-            tracing::warn!(to = %self.planned.to, why, "bridge: port not taken");
-        }
-        let backoff = limits::BRIDGE_SETTLE_TIME.saturating_mul(1 << self.failures.min(8)).min(LONGEST_BACKOFF);
-        self.due = Instant::now() + backoff;
-        self.failures = self.failures.saturating_add(1);
-        self.message = Some(why);
+    fn bound_ports(&mut self) -> Vec<PortState> {
+        let Self { settling, planes, .. } = self;
+        let ports = settling.iter().map(|(listen, port)| PortState {
+            listen: *listen,
+            to: port.planned.to,
+            auto: port.planned.is_auto(),
+            state: port.state(),
+            rule: port.planned.rule,
+            mode: port.planned.mode,
+            message: port.message.clone().or_else(|| port.planned.note.clone()),
+            addresses: port.addresses.iter().copied().map(IpAddr::V6).collect(),
+            counters: planes.counters(*listen),
+        });
+        ports.collect()
     }
 
-    async fn let_go(self) {
-        for taken in self.taken {
-            taken.close().await;
-        }
-    }
-}
-
-fn describe(address: Ipv6Addr, port: u16, error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc::EADDRINUSE) => format!("[{address}]:{port} is in use by another socket, see `ss -tlnp` for whose"),
-        Some(libc::EADDRNOTAVAIL) => format!("{address} is not usable yet (duplicate address detection)"),
-        _ => format!("binding [{address}]:{port} failed: {error}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn planned(to: &str, serves: &[u64]) -> Planned {
-        let reach = if serves.is_empty() { Reach::Everywhere } else { Reach::VmAddresses };
-        Planned { to: to.parse().unwrap(), reach, serves: serves.to_vec() }
-    }
-
-    fn held(planned: Planned) -> Held {
-        Held { planned, taken: Vec::new(), due: Instant::now(), failures: 0, in_use: false, message: None }
-    }
-
-    #[test]
-    fn service_whose_sockets_were_all_replaced_is_another_one() {
-        let held = held(planned("0.0.0.0:80", &[1, 2]));
-        assert!(held.still_serves(Some(&planned("0.0.0.0:80", &[2, 3]))));
-        assert!(!held.still_serves(Some(&planned("0.0.0.0:80", &[3]))));
-        assert!(!held.still_serves(Some(&planned("10.0.0.2:80", &[1]))));
-        assert!(!held.still_serves(None));
-    }
-
-    #[test]
-    fn rule_is_served_as_long_as_it_stands() {
-        let held = held(planned("127.0.0.1:80", &[]));
-        assert!(held.still_serves(Some(&planned("127.0.0.1:80", &[]))));
-        assert!(!held.still_serves(Some(&planned("127.0.0.1:81", &[]))));
+    /// Steering needs no time to settle and seldom fails port by port, but a service that listens on IPv6 comes first.
+    fn steered_ports(&mut self, table: &ListenerTable) -> Vec<PortState> {
+        let Self { plan, planes, .. } = self;
+        let reachable: Vec<IpAddr> = table.reachable_ipv6().map(IpAddr::V6).collect();
+        let served = table.ipv6_listeners();
+        let of_all = match planes.serves() {
+            true => planes.said.trouble.clone(),
+            false => Some(planes.why_none()),
+        };
+        let ports = plan.iter().map(|(listen, planned)| {
+            let own_failure = || {
+                if served.contains_key(listen) {
+                    return Some(format!(
+                        "a service listens on IPv6 port {listen} itself, which comes before the rule"
+                    ));
+                }
+                let report = planes.said.ports.iter().find(|report| report.listen == *listen);
+                report.and_then(|report| report.failure.clone())
+            };
+            let failure = of_all.clone().or_else(own_failure);
+            let addresses = match (&failure, planned.reach) {
+                (Some(_), _) => Vec::new(),
+                (None, Reach::VmAddresses) => reachable.clone(),
+                (None, Reach::Everywhere) => vec![Ipv6Addr::UNSPECIFIED.into()],
+            };
+            PortState {
+                listen: *listen,
+                to: planned.to,
+                auto: planned.is_auto(),
+                state: if failure.is_some() { BridgePortState::Failed } else { BridgePortState::Active },
+                rule: planned.rule,
+                mode: planned.mode,
+                message: failure.or_else(|| planned.note.clone()),
+                addresses,
+                counters: planes.counters(*listen),
+            }
+        });
+        ports.collect()
     }
 }

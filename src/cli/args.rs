@@ -1,20 +1,23 @@
 //! The command line, parsed once into types. Only what works is listed.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Parser, Subcommand};
 
-use crate::api::{BridgeRule, SignalTarget};
+use crate::api::{
+    BridgeListen, BridgeMode, BridgeTarget, GenerationKind, HostKeyPolicy, IdentityPolicy, OnBranch, SignalTarget,
+};
 use crate::client::Endpoint;
 
 use super::cp::{self, Side};
+use super::keys::Expiry;
 
 const AFTER_HELP: &str = "\
 Exit status: that of the command for exec, attach, wait and shell (128+n for signal n, 124 for a time-out, 127 and 126 for a program that is not
 found or cannot be executed); 0 for success; 1 for a VM that is not ready; 2 for bad usage; 69 when the VM cannot be
-reached; 125 for a failure of guestctl or guestd.
+reached; 125 for a failure of guestctl or guestd; 141 when nobody reads the output any more.
 
 Environment: GUESTD_VM holds the endpoint where --vm is not given; NO_COLOR switches colours off.";
 
@@ -66,7 +69,7 @@ pub(super) enum Command {
         #[arg(long)]
         latest: bool,
     },
-    /// Execs of the VM
+    /// Execs of the VM, and its services
     Ps {
         /// Also those that have ended
         #[arg(short = 'a', long)]
@@ -87,7 +90,7 @@ pub(super) enum Command {
         /// Id of the exec
         id: String,
     },
-    /// What execs printed
+    /// What execs and services printed
     Logs {
         /// Wait for more, until the exec ends or ctrl-C
         #[arg(short = 'f', long)]
@@ -95,6 +98,19 @@ pub(super) enum Command {
         /// Of this exec alone, byte by byte as it was printed
         #[arg(long, value_name = "ID")]
         exec: Option<String>,
+        /// Of this service of guestd init instead, line by line
+        #[arg(long, value_name = "NAME", conflicts_with = "exec")]
+        service: Option<String>,
+    },
+    /// Services of guestd init
+    Service {
+        #[command(subcommand)]
+        action: Option<ServiceCommand>,
+    },
+    /// End the VM, or have it boot again
+    Power {
+        /// off or reboot
+        action: Power,
     },
     /// A login shell in the VM
     ///
@@ -114,6 +130,11 @@ pub(super) enum Command {
         #[arg(long, value_name = "PORT", value_parser = port(), conflicts_with = "route")]
         stdio: Option<u16>,
     },
+    /// Pass standard input and output on to a VM through the platform's TLS proxy, as an ssh ProxyCommand
+    ///
+    /// `ssh -o ProxyCommand='guestctl proxy %h 443' root@ID.vm.vers.sh`; no guestd is asked. The certificate is verified by the system's
+    /// authorities, those of the file that SSL_CERT_FILE names, or those of --ca.
+    Proxy(super::proxy::ProxyArgs),
     /// TCP listeners of the VM, and whether the platform reaches them
     Ports(PortsArgs),
     /// The bridge from IPv6 to services that listen on IPv4 alone
@@ -121,8 +142,30 @@ pub(super) enum Command {
         #[command(subcommand)]
         action: Option<BridgeAction>,
     },
+    /// SSH keys that open the VM, and the public halves of its own
+    Keys {
+        #[command(subcommand)]
+        action: Option<KeysAction>,
+    },
     /// Copy a file, or with -r a directory, into the VM or out of it
     Cp(CopyArgs),
+    /// Around a commit of the VM: prepare it, and let it go on; from the host
+    Snapshot {
+        #[command(subcommand)]
+        action: SnapshotAction,
+    },
+    /// Which generation the VM is; with an id, announce one after a restore, from the host
+    Generation(GenerationArgs),
+    /// Account variables, which guestd keeps in /etc/environment
+    Env {
+        #[command(subcommand)]
+        action: EnvAction,
+    },
+    /// Disks of the VM
+    Disk {
+        #[command(subcommand)]
+        action: DiskAction,
+    },
     /// Counters in Prometheus' text format
     Metrics,
     /// Completions for a shell
@@ -164,6 +207,9 @@ pub(super) struct ExecArgs {
     /// Processes and threads that it may be at once
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) pids: Option<u64>,
+    /// What becomes of it in a branch of the VM: it runs on, stands still until `guestctl signal ID CONT`, or is killed
+    #[arg(long, value_name = "WHAT", default_value = "keep")]
+    pub(super) on_branch: OnBranchArg,
     /// Share of the CPU when it is scarce, 1 to 10000; 100 is usual
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(super) cpu_weight: Option<u64>,
@@ -202,29 +248,254 @@ pub(super) struct CopyArgs {
 }
 
 #[derive(Debug, Subcommand)]
+pub(super) enum SnapshotAction {
+    /// Have new execs wait, run the pre-snapshot hooks, and, for a commit of the disk alone, freeze it
+    Prepare {
+        /// Write the root file system out and freeze it until the thaw
+        #[arg(long)]
+        freeze: bool,
+        /// Thaw after this time without a word of the host
+        #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..=300))]
+        watchdog: Option<u64>,
+    },
+    /// Let the VM go on that was committed
+    Thaw,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct GenerationArgs {
+    /// Announce a generation of this id; one is made where the options below are given without it
+    #[arg(long)]
+    pub(super) id: Option<String>,
+    /// What happened: branch, resume, rollback or boot
+    #[arg(long, value_name = "KIND")]
+    pub(super) kind: Option<Kind>,
+    /// The VM's id from now on
+    #[arg(long, value_name = "ID")]
+    pub(super) vm_id: Option<String>,
+    /// The VM that was branched
+    #[arg(long, value_name = "ID")]
+    pub(super) parent: Option<String>,
+    /// The commit that was restored
+    #[arg(long, value_name = "ID")]
+    pub(super) commit: Option<String>,
+    /// Host name; by default the VM's id, where nobody has named the VM
+    #[arg(long)]
+    pub(super) hostname: Option<String>,
+    /// Account variable, with others of these in place of all that were managed; may repeat
+    #[arg(short = 'e', long = "env", value_name = "K=V", value_parser = variable)]
+    pub(super) env: Vec<(String, String)>,
+    /// Address of the first interface
+    #[arg(long, value_name = "ADDRESS/PREFIX")]
+    pub(super) ip6: Option<String>,
+    /// IPv6 gateway
+    #[arg(long)]
+    pub(super) gateway: Option<std::net::Ipv6Addr>,
+    /// Name server; may repeat
+    #[arg(long)]
+    pub(super) dns: Vec<std::net::IpAddr>,
+    /// MTU of the interface
+    #[arg(long)]
+    pub(super) mtu: Option<u32>,
+    /// Public key that may log in as root, with others of these in place of those that the host gave before; may repeat
+    #[arg(long, value_name = "KEY")]
+    pub(super) authorized: Vec<String>,
+    /// What becomes of the host keys where the VM has another id; default as it is configured
+    #[arg(long, value_name = "keep|renew")]
+    pub(super) host_keys: Option<HostKeys>,
+    /// What becomes of /etc/machine-id
+    #[arg(long, value_name = "keep|new")]
+    pub(super) machine_id: Option<Renewal>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Kind {
+    Branch,
+    Resume,
+    Rollback,
+    Boot,
+}
+
+impl From<Kind> for GenerationKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Branch => Self::Branch,
+            Kind::Resume => Self::Resume,
+            Kind::Rollback => Self::Rollback,
+            Kind::Boot => Self::Boot,
+        }
+    }
+}
+
+/// What becomes of something that tells VMs apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Renewal {
+    Keep,
+    New,
+}
+
+impl From<Renewal> for IdentityPolicy {
+    fn from(renewal: Renewal) -> Self {
+        match renewal {
+            Renewal::Keep => Self::Keep,
+            Renewal::New => Self::New,
+        }
+    }
+}
+
+/// What becomes of host keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum HostKeys {
+    Keep,
+    Renew,
+}
+
+impl From<HostKeys> for HostKeyPolicy {
+    fn from(policy: HostKeys) -> Self {
+        match policy {
+            HostKeys::Keep => Self::Keep,
+            HostKeys::Renew => Self::Renew,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum EnvAction {
+    /// Show what guestd manages
+    List,
+    /// Set variables, for execs and logins from now on
+    Set {
+        /// Variable
+        #[arg(value_name = "K=V", required = true, value_parser = variable)]
+        variables: Vec<(String, String)>,
+    },
+    /// Take variables out
+    Unset {
+        /// Key
+        #[arg(value_name = "K", required = true)]
+        keys: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DiskAction {
+    /// Grow a file system to the size of its device
+    Grow {
+        /// Mount point; default /
+        path: Option<String>,
+        /// Grow to this size instead of all of the device
+        #[arg(long, value_name = "BYTES")]
+        size: Option<u64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(super) enum BridgeAction {
     /// Show what is bridged (the default)
     List,
-    /// Pass IPv6 connections to port LISTEN on to the IPv4 service TO
+    /// Pass IPv6 connections to LISTEN on to the service TO
     Add {
-        /// TCP port on the VM's IPv6 side
-        #[arg(value_parser = port())]
-        listen: u16,
-        /// IPv4 address and port of the service; a port alone means 127.0.0.1
+        /// TCP port on the VM's IPv6 side, a range of ports (8000-8999), or * for all where something listens
+        listen: BridgeListen,
+        /// Address and port of the service; an address alone means the same port there, a port alone 127.0.0.1
         #[arg(value_parser = service)]
-        to: SocketAddr,
+        to: BridgeTarget,
+        /// What the service gets to know of the client: nothing (tcp), headers of each request (http), or a PROXY header
+        #[arg(long, value_name = "tcp|http|proxy-v1|proxy-v2", default_value_t)]
+        mode: BridgeMode,
     },
-    /// Remove the rule for port LISTEN
+    /// Remove the rule for LISTEN
     Remove {
+        /// Port, range of ports or *, as in the rule
+        listen: BridgeListen,
+    },
+    /// Reset the open connections of port LISTEN, or all; new ones are accepted as before
+    Cut {
         /// TCP port on the VM's IPv6 side
         #[arg(value_parser = port())]
-        listen: u16,
+        listen: Option<u16>,
     },
     /// Switch the bridging of IPv4-only services that nobody asked for on or off
     Auto {
         /// on or off
         switch: Switch,
     },
+}
+
+/// What becomes of an exec in a branch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum OnBranchArg {
+    #[default]
+    Keep,
+    Freeze,
+    Kill,
+}
+
+impl From<OnBranchArg> for OnBranch {
+    fn from(arg: OnBranchArg) -> Self {
+        match arg {
+            OnBranchArg::Keep => Self::Keep,
+            OnBranchArg::Freeze => Self::Freeze,
+            OnBranchArg::Kill => Self::Kill,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeysAction {
+    /// Show them (the default)
+    List,
+    /// Have the public keys in FILE open an account of the VM
+    Add(AddKeysArgs),
+    /// Have a key open nothing any more
+    Remove {
+        /// Id of the key, as in the list
+        id: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct AddKeysArgs {
+    /// Account that they open, by name; default root
+    #[arg(short = 'u', long)]
+    pub(super) user: Option<String>,
+    /// On whose behalf: a word of lower-case letters, digits, - or _; default manual
+    #[arg(long)]
+    pub(super) source: Option<String>,
+    /// Until when: a time in UTC (2026-12-31T23:59:59Z), a day, or how long from now on (90m, 12h, 7d); default for ever
+    #[arg(long, value_name = "T", value_parser = Expiry::parse)]
+    pub(super) expires: Option<Expiry>,
+    /// File with public keys, a line each as in a .pub or an authorized_keys file; - for standard input
+    #[arg(value_name = "FILE|-")]
+    pub(super) file: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ServiceCommand {
+    /// Show them all (the default)
+    List,
+    /// Start one that does not run
+    Start {
+        /// Name of its file in /etc/guestd/services, without .toml
+        name: String,
+    },
+    /// Stop one, and leave it stopped
+    Stop {
+        /// Name of the service
+        name: String,
+    },
+    /// Stop one if it runs, and start it
+    Restart {
+        /// Name of the service
+        name: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Power {
+    Off,
+    Reboot,
 }
 
 /// Who gets a signal.
@@ -260,13 +531,11 @@ fn variable(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-fn service(text: &str) -> Result<SocketAddr, String> {
-    let to = match text.parse::<u16>() {
-        Ok(port) => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
-        Err(_) => text.parse().map_err(|_| "give an IPv4 address and a port, 127.0.0.1:3000, or a port alone")?,
-    };
-    BridgeRule { listen: 1, to }.check()?;
-    Ok(to)
+fn service(text: &str) -> Result<BridgeTarget, String> {
+    match text.parse() {
+        Ok(port) => Ok(BridgeTarget { address: Ipv4Addr::LOCALHOST.into(), port: Some(port) }),
+        Err(_) => text.parse().map_err(|why| format!("{why}, or a port of 127.0.0.1 (3000)")),
+    }
 }
 
 #[cfg(test)]
@@ -313,12 +582,34 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_an_ipv4_address_and_a_port() {
-        assert_eq!(service("3000"), Ok(([127, 0, 0, 1], 3000).into()));
-        assert_eq!(service("10.0.0.7:80"), Ok(([10, 0, 0, 7], 80).into()));
-        for wrong in ["", "0", "10.0.0.7", "[::1]:80", "localhost:80", "10.0.0.7:0", "70000"] {
-            assert!(service(wrong).is_err(), "{wrong}");
+    fn a_service_is_an_address_with_or_without_a_port_or_a_port_of_this_vm() {
+        let read = |text: &str| service(text).map(|to| to.to_string());
+        assert_eq!(read("3000").as_deref(), Ok("127.0.0.1:3000"));
+        for same in ["10.0.0.7:80", "[::1]:80", "127.0.0.1", "::1"] {
+            assert_eq!(read(same).as_deref(), Ok(same));
         }
+        for wrong in ["", "localhost:80", "70000", "10.0.0.7:", "[::1"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_rule_has_a_port_a_range_or_all_and_a_mode() {
+        let add = |line: &[&str]| {
+            let parsed = Args::try_parse_from(["guestctl", "bridge", "add"].iter().chain(line))?;
+            match parsed.command {
+                Command::Bridge { action: Some(BridgeAction::Add { listen, to, mode }) } => {
+                    Ok(format!("{listen} {to} {mode}"))
+                }
+                other => panic!("parsed as {other:?}"),
+            }
+        };
+        let read = |line: &[&str]| add(line).map_err(|error: clap::Error| error.kind());
+        assert_eq!(read(&["80", "3000"]).as_deref(), Ok("80 127.0.0.1:3000 tcp"));
+        assert_eq!(read(&["8000-8999", "::1", "--mode", "proxy-v2"]).as_deref(), Ok("8000-8999 ::1 proxy-v2"));
+        assert_eq!(read(&["--mode=http", "*", "127.0.0.1"]).as_deref(), Ok("* 127.0.0.1 http"));
+        assert!(read(&["80", "3000", "--mode", "https"]).is_err());
+        assert!(read(&["http", "3000"]).is_err());
     }
 
     #[test]

@@ -108,6 +108,7 @@ fn request(args: ExecArgs, size: impl FnOnce() -> TtySize) -> Result<ExecRequest
         lossless: !args.detach && !args.tty,
         stdin_open: args.stdin,
         tty: args.tty.then(size),
+        on_branch: args.on_branch.into(),
         limits: (limits != ExecLimits::default()).then_some(limits),
         ..ExecRequest::default()
     })

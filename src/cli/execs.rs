@@ -8,13 +8,19 @@ use crate::client::Client;
 use super::exec::status;
 use super::failure::{Failure, exit};
 use super::output::Output;
+use super::services;
 use super::table::{Cell, Palette, Table, Tone};
 
 pub(super) async fn list(client: &Client, all: bool, output: Output) -> Result<u8, Failure> {
     let mut execs = client.execs().await?;
     execs.retain(|exec| all || exec.state == ExecState::Running);
+    // Programs have `service list --json` for those.
+    let services = if output.json { None } else { client.services().await? };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    output.show(&execs, |execs, palette| render(execs, now, palette))?;
+    output.show(&execs, |execs, palette| {
+        let services = services.map(|services| format!("\n{}", services::render(&services, palette)));
+        render(execs, now, palette) + &services.unwrap_or_default()
+    })?;
     Ok(exit::OK)
 }
 
@@ -75,7 +81,7 @@ fn state(exec: &ExecStatus) -> Cell {
 }
 
 /// A command line as it would be typed, cut to what fits a line.
-fn command(argv: &[String]) -> String {
+pub(super) fn command(argv: &[String]) -> String {
     const SHOWN: usize = 60;
     let line = argv.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
     if line.chars().count() <= SHOWN {
@@ -128,6 +134,9 @@ mod tests {
             cursor_start: 0,
             cursor: 2048,
             readers: 0,
+            generation_id: None,
+            fork_cursor: None,
+            frozen: false,
         }
     }
 

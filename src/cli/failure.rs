@@ -2,11 +2,13 @@
 
 use std::io;
 
-use crate::api::ErrorCode;
+use crate::api::{BadRule, BridgeListen, BridgeRule, ErrorCode};
 use crate::client::{ClientError, EndpointError, TokenError, advice_for};
 use crate::limits;
 
 use super::cp::CopyFailure;
+use super::keys::KeyFileError;
+use super::proxy::ProxyFailure;
 use super::text::escape;
 
 /// Exit codes that are guestctl's own.
@@ -41,6 +43,8 @@ pub(super) enum Failure {
     Endpoint(#[source] EndpointError),
     Token(#[from] TokenError),
     Copy(#[from] CopyFailure),
+    Proxy(ProxyFailure),
+    Keys(#[from] KeyFileError),
     /// A command that has no output in JSON.
     NoJson(&'static str),
     Stdin(#[source] io::Error),
@@ -78,13 +82,19 @@ pub(super) enum Failure {
         after: Option<u64>,
     },
     RuleExists {
-        listen: u16,
-        to: std::net::SocketAddr,
+        listen: BridgeListen,
+        known: BridgeRule,
     },
     NoRule {
-        listen: u16,
+        listen: BridgeListen,
         automatic: bool,
+        /// The rule for several ports that the port is bridged by.
+        wider: Option<BridgeListen>,
     },
+    /// Rules that cannot be carried out.
+    BadRule(#[source] BadRule),
+    /// Process 1 is another init.
+    NoServices,
     BridgeFailed {
         listen: u16,
         why: String,
@@ -101,8 +111,9 @@ impl Failure {
             Self::Client(ClientError::Unreachable { .. }) => exit::UNREACHABLE,
             Self::Client(ClientError::Api { body, .. }) => exit_code_of(body.code),
             Self::Exec { code, .. } => exit_code_of(*code),
-            Self::Endpoint(_) | Self::NoJson(_) => exit::USAGE,
+            Self::Endpoint(_) | Self::NoJson(_) | Self::BadRule(_) => exit::USAGE,
             Self::Copy(failure) if failure.is_usage() => exit::USAGE,
+            Self::Proxy(failure) => failure.exit_code(),
             Self::ExecTimedOut { .. } => exit::TIMED_OUT,
             Self::StdoutClosed => exit::BROKEN_PIPE,
             Self::HungUp { .. } => exit::HUNG_UP,
@@ -128,6 +139,8 @@ impl Failure {
             Self::Endpoint(error) => format!("GUESTD_VM cannot be used: {error}"),
             Self::Token(error) => error.to_string(),
             Self::Copy(failure) => failure.cause(),
+            Self::Proxy(failure) => failure.cause(),
+            Self::Keys(failure) => failure.to_string(),
             Self::NoJson(command) => format!("{command} has no output in JSON"),
             Self::Stdin(error) => format!("cannot read standard input: {error}"),
             Self::Left { exec_id, signal } => format!("ended by signal {signal}; exec {exec_id} goes on in the VM"),
@@ -146,13 +159,18 @@ impl Failure {
                 Some(secs) => format!("{program} was ended by its time-out of {secs} s"),
                 None => format!("{program} was ended by a time-out of the VM"),
             },
-            Self::RuleExists { listen, to } => {
-                format!("port {listen} is bridged to {to} by a rule already")
+            Self::RuleExists { listen, known } => {
+                format!("a rule bridges {} to {} in mode {} already", ports_of(*listen), known.to, known.mode)
             }
-            Self::NoRule { listen, automatic: true } => {
-                format!("no rule bridges port {listen}: guestd bridges it by itself")
+            Self::NoRule { listen, wider: Some(wider), .. } => {
+                format!("no rule of its own bridges {}: the one for {} does", ports_of(*listen), ports_of(*wider))
             }
-            Self::NoRule { listen, .. } => format!("no rule bridges port {listen}"),
+            Self::NoRule { listen, automatic: true, .. } => {
+                format!("no rule bridges {}: guestd bridges it by itself", ports_of(*listen))
+            }
+            Self::NoRule { listen, .. } => format!("no rule bridges {}", ports_of(*listen)),
+            Self::BadRule(bad) => format!("the rule {bad}"),
+            Self::NoServices => "the VM's process 1 is not guestd init".into(),
             Self::BridgeFailed { listen, why } => {
                 format!("the rule for port {listen} is in place and the bridge could not be set up: {why}")
             }
@@ -169,6 +187,8 @@ impl Failure {
             Self::Endpoint(_) => "set GUESTD_VM to an endpoint, unset it, or give --vm".into(),
             Self::Token(_) => "give --token-file a file that holds the VM's token and nothing else".into(),
             Self::Copy(failure) => failure.advice().into(),
+            Self::Proxy(failure) => failure.advice().into(),
+            Self::Keys(failure) => failure.advice().into(),
             Self::NoJson(_) => "leave out --json".into(),
             Self::Stdin(_) => "leave out -i, or check what standard input is".into(),
             Self::Left { exec_id, .. } => {
@@ -188,10 +208,15 @@ impl Failure {
             Self::Exec { code, .. } => advice_for(*code).into(),
             Self::ExecTimedOut { .. } => "give it longer with --timeout, or leave --timeout out".into(),
             Self::RuleExists { listen, .. } => {
-                format!("remove it first: guestctl bridge remove {listen}")
+                format!("remove it first: guestctl bridge remove {}", quoted(*listen))
+            }
+            Self::NoRule { wider: Some(wider), .. } => {
+                format!("to end all that it bridges: guestctl bridge remove {}", quoted(*wider))
             }
             Self::NoRule { automatic: true, .. } => "to end all automatic bridging: guestctl bridge auto off".into(),
             Self::NoRule { .. } => "see what there is: guestctl bridge list".into(),
+            Self::NoServices => "ask its own init, such as: guestctl exec -- systemctl".into(),
+            Self::BadRule(_) => "nothing was changed; see what there is: guestctl bridge list".into(),
             Self::BridgeFailed { listen, .. } => {
                 format!("guestd tries again by itself; to give up: guestctl bridge remove {listen}")
             }
@@ -199,6 +224,19 @@ impl Failure {
             Self::Runtime(_) => "check the limits of open files and processes (ulimit -a)".into(),
         }
     }
+}
+
+fn ports_of(listen: BridgeListen) -> String {
+    match listen {
+        BridgeListen::Port(port) => format!("port {port}"),
+        BridgeListen::Range(first, last) => format!("ports {first}-{last}"),
+        BridgeListen::All => "all ports".to_owned(),
+    }
+}
+
+/// For a shell, to which `*` means something.
+fn quoted(listen: BridgeListen) -> String {
+    if listen == BridgeListen::All { "'*'".to_owned() } else { listen.to_string() }
 }
 
 fn exit_code_of(code: ErrorCode) -> u8 {

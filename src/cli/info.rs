@@ -1,9 +1,9 @@
 //! `guestctl info`.
 
-use crate::api::Info;
+use crate::api::{AgentCrash, Info};
 
 use super::table::{Cell, Palette, Table, Tone};
-use super::text::bytes;
+use super::text::{bytes, escape, escape_lines};
 
 pub(super) fn render(info: &Info, palette: Palette) -> String {
     let identity = &info.identity;
@@ -28,13 +28,40 @@ pub(super) fn render(info: &Info, palette: Palette) -> String {
     for (name, value) in lines {
         table.row([Cell::toned(Tone::Title, name), Cell::or_dash(value)]);
     }
-    table.render(palette)
+    table.render(palette) + &boot(info, palette) + &crashes(info, palette)
+}
+
+/// What was done before the agent ran, where that is known.
+fn boot(info: &Info, palette: Palette) -> String {
+    if info.boot.steps.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&["BOOT STEP", "AT", "TOOK", "PROBLEM"]);
+    for step in &info.boot.steps {
+        table.row([
+            Cell::new(&step.name),
+            Cell::new(format!("{:.3} s", step.at_secs)),
+            Cell::new(format!("{:.2} ms", step.took_ms)),
+            Cell::or_dash(Some(step.problems.join("; ")).filter(|problems| !problems.is_empty())),
+        ]);
+    }
+    format!("\n{}", table.render(palette))
+}
+
+fn crashes(info: &Info, palette: Palette) -> String {
+    let crash = |crash: &AgentCrash| {
+        let title = format!("agent {} ended by {} at {:.3} s", crash.pid, escape(&crash.exit), crash.at_secs);
+        let report = escape_lines(crash.report.trim_end());
+        let report: String = report.lines().map(|line| format!("  {line}\n")).collect();
+        format!("\n{}\n{report}", palette.paint(Tone::Bad, &title))
+    };
+    info.agent_crashes.iter().map(crash).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{BootTimings, Identity};
+    use crate::api::{BootStep, BootTimings, Identity};
 
     #[test]
     fn a_vm_is_described_line_by_line() {
@@ -45,7 +72,22 @@ mod tests {
             os: Some("Debian GNU/Linux 12 (bookworm)".into()),
             init: "systemd".into(),
             identity: Identity { vm_id: Some("vm-7".into()), hostname: "golden".into(), public_name: None },
-            boot: BootTimings { agent_started_secs: 2.101, ready_secs: Some(2.134) },
+            boot: BootTimings {
+                agent_started_secs: 2.101,
+                ready_secs: Some(2.134),
+                steps: vec![BootStep {
+                    name: "mounts".into(),
+                    at_secs: 1.9,
+                    took_ms: 3.25,
+                    problems: vec!["no /tmp".into()],
+                }],
+            },
+            agent_crashes: vec![AgentCrash {
+                pid: 91,
+                at_secs: 7.5,
+                exit: "SIGSEGV".into(),
+                report: "guestd died\n  0: guestd+0x12\n".into(),
+            }],
             cpus: 2,
             memory_total_bytes: 512 << 20,
             memory_available_bytes: 300 << 20,
@@ -66,6 +108,13 @@ mod tests {
         memory       300.0 MiB of 512.0 MiB available
         disk         700.0 MiB of 1.0 GiB available
         features     vsock, bridge
+
+        BOOT STEP  AT       TOOK     PROBLEM
+        mounts     1.900 s  3.25 ms  no /tmp
+
+        agent 91 ended by SIGSEGV at 7.500 s
+          guestd died
+            0: guestd+0x12
         ");
     }
 }

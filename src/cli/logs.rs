@@ -1,7 +1,7 @@
-//! `guestctl logs`: what execs printed, as far as it is kept.
+//! `guestctl logs`: what execs and services printed, as far as it is kept.
 //!
-//! Of one exec byte by byte, standard output and standard error apart. Of all, line by line with its time and exec, and with nothing
-//! in it that drives a terminal: whoever looks did not start all of them.
+//! Of one exec byte by byte, standard output and standard error apart. Of all, and of a service, line by line with its time and exec, and with
+//! nothing in it that drives a terminal: whoever looks did not start all of them.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::api::{LogEntry, OutputStream};
+use crate::calendar;
 use crate::client::{Client, LogQuery};
 
 use super::failure::{Failure, exit};
@@ -18,8 +19,14 @@ use super::text::escape;
 /// Pause of `--follow` when there is nothing new.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(250);
 
-pub(super) async fn run(client: &Client, exec: Option<String>, follow: bool, output: Output) -> Result<u8, Failure> {
-    let mut query = LogQuery { exec_id: exec, ..LogQuery::default() };
+pub(super) async fn run(
+    client: &Client,
+    exec: Option<String>,
+    service: Option<String>,
+    follow: bool,
+    output: Output,
+) -> Result<u8, Failure> {
+    let mut query = LogQuery { exec_id: exec, service, ..LogQuery::default() };
     loop {
         let logs = client.logs(&query).await?;
         for entry in &logs.entries {
@@ -56,7 +63,7 @@ fn lines(entry: &LogEntry, bytes: &[u8]) -> String {
         OutputStream::Stdout => "",
         OutputStream::Stderr => "err ",
     };
-    let (time, id) = (utc(entry.timestamp), escape(&entry.exec_id));
+    let (time, id) = (utc(entry.timestamp), escape(entry.service.as_deref().unwrap_or(&entry.exec_id)));
     let line =
         |line: &str| format!("{time} {id} {mark}| {}\n", escape(line.trim_end_matches('\r')).replace(r"\t", "\t"));
     text.strip_suffix('\n').unwrap_or(&text).split('\n').map(line).collect()
@@ -66,23 +73,8 @@ fn lines(entry: &LogEntry, bytes: &[u8]) -> String {
 fn utc(timestamp: f64) -> String {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float saturates when cast")]
     let millis = (timestamp.max(0.0) * 1000.0) as u64;
-    let (days, second) = (millis / 86_400_000, millis / 1000 % 86_400);
-    let (year, month, day) = date(days);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", millis % 1000)
-}
-
-/// Days since 1970 as a date of the Gregorian calendar, which repeats every 400 years of 146,097 days (Howard Hinnant,
-/// "chrono-Compatible Low-Level Date Algorithms").
-fn date(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    (era * 400 + year_of_era + next, month, day)
+    let seconds = calendar::utc(millis / 1000);
+    format!("{}.{:03}Z", seconds.trim_end_matches('Z'), millis % 1000)
 }
 
 #[cfg(test)]
@@ -99,7 +91,8 @@ mod tests {
 
     #[test]
     fn each_line_says_whose_it_is_and_drives_no_terminal() {
-        let entry = |stream| LogEntry { timestamp: 0.0, stream, data_b64: String::new(), exec_id: "e1".into() };
+        let entry =
+            |stream| LogEntry { timestamp: 0.0, stream, data_b64: String::new(), exec_id: "e1".into(), service: None };
         let both = lines(&entry(OutputStream::Stdout), b"one\r\ntwo\x1b[2J\n")
             + &lines(&entry(OutputStream::Stderr), b"no end");
         insta::assert_snapshot!(both, @r"

@@ -8,22 +8,27 @@ mod args;
 mod bridge;
 mod console;
 mod cp;
+mod disk;
+mod env;
 mod escape;
 mod exec;
 mod execs;
 mod failure;
 mod follow;
+mod generation;
 mod health;
 mod info;
 mod input;
+mod keys;
 mod logs;
 mod output;
 mod ports;
+mod proxy;
+mod services;
 mod signals;
 mod sink;
-mod table;
+mod stdout;
 mod terminal;
-mod text;
 mod tunnel;
 
 use std::ffi::OsString;
@@ -32,8 +37,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 
 use crate::client::{Client, Endpoint, EndpointError, Token};
+use crate::display::{table, text};
 
-use args::{Args, Command};
+use args::{Args, Command, DiskAction};
 use failure::{Failure, exit};
 use output::Output;
 
@@ -59,9 +65,18 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(args: Args) -> Result<u8, Failure> {
     let output = Output::new(args.json);
-    if let Command::Completions { shell } = args.command {
-        return completions(shell, args.json);
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
+    let command = match args.command {
+        // These need no VM that is asked.
+        Command::Completions { shell } => return completions(shell, args.json),
+        Command::Proxy(proxy) => {
+            let ended = runtime.block_on(proxy::run(proxy, output));
+            // A look-up of a name cannot be given up, and its thread not be waited for.
+            runtime.shutdown_background();
+            return ended;
+        }
+        command => command,
+    };
     let endpoint = match args.vm {
         Some(endpoint) => endpoint,
         None => endpoint_of(std::env::var_os("GUESTD_VM")).map_err(Failure::Endpoint)?,
@@ -70,8 +85,7 @@ fn run(args: Args) -> Result<u8, Failure> {
     if let Some(file) = args.token_file {
         client = client.with_token(Token::from_file(&file)?);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
-    runtime.block_on(dispatch(&client, args.command, output))
+    runtime.block_on(dispatch(&client, command, output))
 }
 
 async fn dispatch(client: &Client, command: Command, output: Output) -> Result<u8, Failure> {
@@ -87,13 +101,21 @@ async fn dispatch(client: &Client, command: Command, output: Output) -> Result<u
         Command::Ps { all } => execs::list(client, all, output).await,
         Command::Signal { id, signal, to } => execs::signal(client, &id, signal, to.into()).await,
         Command::Wait { id } => execs::wait(client, &id, output).await,
-        Command::Logs { follow, exec } => logs::run(client, exec, follow, output).await,
+        Command::Logs { follow, exec, service } => logs::run(client, exec, service, follow, output).await,
+        Command::Service { action } => services::run(client, action, output).await,
+        Command::Power { action } => services::power(client, action, output).await,
         Command::Shell { user } => exec::shell(client, user, output).await,
         Command::Tunnel { route: Some(route), .. } => tunnel::listen(client, route, output).await,
         Command::Tunnel { stdio, .. } => tunnel::stdio(client, stdio.unwrap_or_default()).await,
+        Command::Proxy(proxy) => proxy::run(proxy, output).await,
         Command::Cp(copy) => cp::run(client, copy, output).await,
         Command::Ports(args) => ports::run(client, args, output).await,
         Command::Bridge { action } => bridge::run(client, action, output).await,
+        Command::Snapshot { action } => generation::snapshot(client, action, output).await,
+        Command::Generation(args) => generation::run(client, args, output).await,
+        Command::Env { action } => env::run(client, action, output).await,
+        Command::Disk { action: DiskAction::Grow { path, size } } => disk::grow(client, path, size, output).await,
+        Command::Keys { action } => keys::run(client, action, output).await,
         Command::Metrics if output.json => Err(Failure::NoJson("metrics")),
         Command::Metrics => {
             let metrics = client.metrics().await?;

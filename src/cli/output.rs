@@ -1,8 +1,6 @@
 //! Where guestctl's output goes: bytes of a command as they are, text for people, JSON for programs.
 
-use std::env;
-use std::ffi::OsString;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 
 use serde::Serialize;
 
@@ -22,8 +20,7 @@ pub(super) struct Output {
 impl Output {
     /// As standard output and the environment want it.
     pub(super) fn new(json: bool) -> Self {
-        let palette = palette(io::stdout().is_terminal(), env::var_os("NO_COLOR"), env::var_os("TERM"));
-        Self { json, palette }
+        Self { json, palette: Palette::of_stdout() }
     }
 
     /// The document in JSON, or the text made of it for people.
@@ -56,25 +53,4 @@ pub(super) fn stdout(bytes: &[u8]) -> Result<(), Failure> {
 /// Writes bytes to standard error. Nobody can be told when that fails, and a command need not end for it.
 pub(super) fn stderr(bytes: &[u8]) {
     let _ = io::stderr().lock().write_all(bytes);
-}
-
-/// Colours on a terminal, unless NO_COLOR (no-color.org) or a terminal without them says no.
-fn palette(terminal: bool, no_color: Option<OsString>, term: Option<OsString>) -> Palette {
-    let refused = no_color.is_some_and(|value| !value.is_empty()) || term.is_some_and(|term| term == "dumb");
-    if terminal && !refused { Palette::Colour } else { Palette::Plain }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn colours_are_for_terminals_that_want_them() {
-        let xterm = || Some(OsString::from("xterm"));
-        assert_eq!(palette(true, None, xterm()), Palette::Colour);
-        assert_eq!(palette(true, Some(OsString::new()), None), Palette::Colour);
-        assert_eq!(palette(false, None, xterm()), Palette::Plain);
-        assert_eq!(palette(true, Some("1".into()), xterm()), Palette::Plain);
-        assert_eq!(palette(true, None, Some("dumb".into())), Palette::Plain);
-    }
 }

@@ -63,6 +63,17 @@ impl Sink {
         Ok(())
     }
 
+    /// Returns when nothing can be written any more; why. Whoever has nothing to write for a while would not learn of it.
+    pub(super) async fn failed(&mut self) -> Failure {
+        match &mut self.thread {
+            Some(thread) => match ended(&mut thread.end).await {
+                Err(failure) => failure,
+                Ok(()) => gone(),
+            },
+            None => std::future::pending().await,
+        }
+    }
+
     /// Returns when all is written.
     pub(super) async fn finish(mut self) -> Result<(), Failure> {
         self.queue_next().await?;

@@ -3,28 +3,25 @@
 //! Each connection has a WebSocket of its own. Ends are exact: an end of file is passed on as one, and what broke is reset, never
 //! ended.
 
-use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes};
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::api::OutputStream;
 use crate::client::Client;
 use crate::limits;
 
 use super::failure::{Failure, exit};
 use super::input::{self, Input};
 use super::output::{self, Output};
-use super::sink::Sink;
+use super::stdout;
 use super::text::escape;
 
 /// `[BIND:]PORT:HOST:PORT`, parsed.
@@ -137,32 +134,12 @@ pub(super) async fn stdio(client: &Client, port: u16) -> Result<u8, Failure> {
     let tunnel = client.tunnel(port, None).await?;
     let mut from = Stdin { input: input::start()?, rest: Bytes::new() };
     let (mut to, mut received) = tokio::io::duplex(limits::CLIENT_READ_BYTES);
-    let print = async {
-        let mut sink = Sink::default();
-        loop {
-            let mut buffer = BytesMut::with_capacity(limits::CLIENT_READ_BYTES);
-            if received.read_buf(&mut buffer).await.map_err(Failure::Stdout)? == 0 {
-                break;
-            }
-            sink.write(OutputStream::Stdout, buffer.freeze()).await?;
-        }
-        sink.finish().await?;
-        end_stdout().map_err(Failure::Stdout)
-    };
     // Its failure is told when what came before it is written, which ends when `to` is dropped.
     let relay = async move { Ok(tunnel.relay(&mut from, &mut to).await) };
-    let (relayed, ()) = tokio::try_join!(relay, print)?;
+    let (relayed, received) = tokio::try_join!(relay, stdout::pass_on(&mut received))?;
     relayed?;
+    received.map_err(Failure::Stdout)?;
     Ok(exit::OK)
-}
-
-/// Lets whoever reads our output see its end, while our input goes on.
-fn end_stdout() -> io::Result<()> {
-    let stdout = io::stdout();
-    // A socket may be held by others, too. A pipe or a file cannot be shut down, and ends when nobody holds it.
-    let _ = rustix::net::shutdown(stdout.as_fd(), rustix::net::Shutdown::Write);
-    rustix::stdio::dup2_stdout(File::create("/dev/null")?)?;
-    Ok(())
 }
 
 /// Standard input, read by its thread.

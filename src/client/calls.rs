@@ -7,10 +7,10 @@ use hyper::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::api::{Bridge, BridgeUpdate, Health, Info, Listener};
+use crate::api::{AddKeys, Bridge, BridgeCut, BridgeUpdate, Health, Info, Keys, KeysChanged, Listener};
 use crate::limits;
 
-use super::http::{Question, Reply};
+use super::http::{Question, Reply, escaped};
 use super::{Call, ClientError, Endpoint, Token};
 
 /// How long a client waits before it gives up.
@@ -103,6 +103,38 @@ impl Client {
         let call = Call::put("/v1/bridge");
         let patience = Some(self.timeouts.answer);
         let reply = self.send(self.json(call, update)?, patience).await?;
+        self.parsed(call, reply, patience).await
+    }
+
+    /// Resets the bridge's open connections, and gives its state then.
+    pub async fn cut_bridge(&self, cut: &BridgeCut) -> Result<Bridge, ClientError> {
+        let call = Call::post("/v1/bridge/cut");
+        let patience = Some(self.timeouts.answer);
+        let reply = self.send(self.json(call, cut)?, patience).await?;
+        self.parsed(call, reply, patience).await
+    }
+
+    /// SSH keys of the VM, their public halves.
+    pub async fn keys(&self) -> Result<Keys, ClientError> {
+        self.get(Call::get("/v1/keys")).await
+    }
+
+    /// Authorizes SSH keys, all of them or none, and gives them as they are then.
+    pub async fn add_keys(&self, keys: &AddKeys) -> Result<KeysChanged, ClientError> {
+        let call = Call::post("/v1/keys");
+        self.changed(call, self.json(call, keys)?).await
+    }
+
+    /// Removes an authorized SSH key, and gives it as it was.
+    pub async fn remove_key(&self, id: &str) -> Result<KeysChanged, ClientError> {
+        let call = Call::delete("/v1/keys");
+        self.changed(call, Question::new(call).to(format!("/v1/keys?id={}", escaped(id)))).await
+    }
+
+    /// What became of a change that was asked for.
+    async fn changed<T: DeserializeOwned>(&self, call: Call, question: Question) -> Result<T, ClientError> {
+        let patience = Some(self.timeouts.answer);
+        let reply = self.send(question, patience).await?;
         self.parsed(call, reply, patience).await
     }
 

@@ -1,10 +1,12 @@
 //! From an [`Endpoint`] to a byte stream that speaks HTTP.
 //!
 //! For Firecracker's hybrid vsock: connect to the Unix socket, send `CONNECT PORT\n`, read `OK N\n`. An end of file
-//! instead means that nobody listens on that port in the guest yet.
+//! instead means that nobody listens on that port in the guest yet; or that the guest had a connection with the same two ports a moment
+//! ago, which it remembers for some seconds: after a restore the host's side counts its ports anew. So it is tried on the next ones.
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -34,13 +36,23 @@ async fn dial(endpoint: &Endpoint, within: Duration) -> Result<Box<dyn Duplex>, 
             Box::new(open(within, VsockStream::connect(address)).await?)
         }
         Endpoint::Firecracker { path, port } => {
-            let mut stream = open(within, UnixStream::connect(path)).await?;
-            let no_ok = |_| ConnectFailure::NoOk { port: *port, after: within };
-            let shaken = timeout(within, shake_hands(&mut stream, *port)).await;
-            shaken.map_err(no_ok)??;
-            Box::new(stream)
+            let mut dialled = dial_hybrid(path, *port, within).await;
+            for _ in 1..limits::HYBRID_TRIES {
+                if !matches!(dialled, Err(ConnectFailure::NobodyListens { .. })) {
+                    break;
+                }
+                dialled = dial_hybrid(path, *port, within).await;
+            }
+            Box::new(dialled?)
         }
     })
+}
+
+async fn dial_hybrid(path: &Path, port: u32, within: Duration) -> Result<UnixStream, ConnectFailure> {
+    let mut stream = open(within, UnixStream::connect(path)).await?;
+    let shaken = timeout(within, shake_hands(&mut stream, port)).await;
+    shaken.map_err(|_| ConnectFailure::NoOk { port, after: within })??;
+    Ok(stream)
 }
 
 async fn open<T>(within: Duration, connecting: impl Future<Output = io::Result<T>>) -> Result<T, ConnectFailure> {

@@ -370,6 +370,9 @@ pub fn advice_for(code: ErrorCode) -> &'static str {
         ErrorCode::PeerForbidden => "call from the host over vsock, or in the VM as root over /run/guestd.sock",
         ErrorCode::RequestTimeout | ErrorCode::LimitReached | ErrorCode::Unavailable => "try again later",
         ErrorCode::Conflict => "use another id, or none",
+        ErrorCode::StaleGeneration => {
+            "look at the present generation first (`guestctl generation`), and begin anew from there"
+        }
         ErrorCode::PayloadTooLarge => "send less at once",
         ErrorCode::EmptyCommand => "give a program and its arguments",
         ErrorCode::ProgramNotFound => {

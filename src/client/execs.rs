@@ -37,6 +37,8 @@ impl ReadFrom {
 pub struct LogQuery {
     /// Of this exec alone.
     pub exec_id: Option<String>,
+    /// Of this service of `guestd init`, and of no exec.
+    pub service: Option<String>,
     /// Of this stream alone.
     pub stream: Option<OutputStream>,
     /// From here on: 0, or the `next_offset` of an earlier answer.
@@ -51,6 +53,10 @@ impl LogQuery {
         if let Some(id) = &self.exec_id {
             target.push_str("&exec_id=");
             target.push_str(&escaped(id));
+        }
+        if let Some(name) = &self.service {
+            target.push_str("&service=");
+            target.push_str(&escaped(name));
         }
         match self.stream {
             Some(OutputStream::Stdout) => target.push_str("&stream=stdout"),
@@ -92,9 +98,21 @@ impl Client {
 
     /// Output of an exec that was started before, and its end. Any number of readers may do this.
     pub async fn exec_attach(&self, id: &str, from: ReadFrom) -> Result<ExecStream, ClientError> {
+        self.exec_attach_in(id, from, None).await
+    }
+
+    /// The same from a cursor of this generation. Where the VM was restored as another one meanwhile, that is refused, with the offset up
+    /// to which the output is the same.
+    pub async fn exec_attach_in(
+        &self,
+        id: &str,
+        from: ReadFrom,
+        generation: Option<&str>,
+    ) -> Result<ExecStream, ClientError> {
         let call = Call::post("/v1/exec/stream/attach");
         let cursor = from.cursor();
-        let request = AttachRequest { exec_id: id.to_owned(), cursor, from_latest: from == ReadFrom::Latest };
+        let (from_latest, generation_id) = (from == ReadFrom::Latest, generation.map(str::to_owned));
+        let request = AttachRequest { exec_id: id.to_owned(), cursor, from_latest, generation_id };
         let reply = self.stream_reply(call, self.json(call, &request)?).await?;
         Ok(ExecStream::new(self, call, reply, cursor, None))
     }
@@ -208,10 +226,13 @@ mod tests {
         assert_eq!(LogQuery::default().target(), "/v1/logs?offset=0");
         let query = LogQuery {
             exec_id: Some("e/1".into()),
+            service: None,
             stream: Some(OutputStream::Stderr),
             offset: 7,
             max_entries: Some(9),
         };
         assert_eq!(query.target(), "/v1/logs?offset=7&exec_id=e%2F1&stream=stderr&max_entries=9");
+        let query = LogQuery { service: Some("a b".into()), ..LogQuery::default() };
+        assert_eq!(query.target(), "/v1/logs?offset=0&service=a%20b");
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use crate::api::{ExecRequest, ExecStatus};
+use crate::api::{ErrorBody, ExecRequest, ExecStatus};
 use crate::limits;
 
 use super::{Client, ClientError, ExecEvent, ExecStream, ReadFrom};
@@ -54,6 +54,8 @@ pub struct ExecFollow {
     exec_id: String,
     /// Where to attach again; none where nothing is known but "latest".
     from: ReadFrom,
+    /// The generation that this is of, if any was announced.
+    generation: Option<String>,
     stream: Option<ExecStream>,
     retry: Retry,
     /// What lost the connection, while there is none.
@@ -113,7 +115,8 @@ async fn insist<T>(ask: impl AsyncFn() -> Result<T, ClientError>) -> Result<T, C
 impl ExecFollow {
     fn new(client: &Client, exec_id: String, from: ReadFrom, stream: Option<ExecStream>) -> Self {
         let client = client.clone();
-        Self { client, exec_id, from, stream, retry: Retry::default(), lost: None, ended: false }
+        let generation = stream.as_ref().and_then(ExecStream::generation).map(str::to_owned);
+        Self { client, exec_id, from, generation, stream, retry: Retry::default(), lost: None, ended: false }
     }
 
     /// Id of the exec.
@@ -158,8 +161,17 @@ impl ExecFollow {
     }
 
     async fn attach_again(&mut self) -> Result<(), ClientError> {
-        match self.client.exec_attach(&self.exec_id, self.from).await {
+        match self.client.exec_attach_in(&self.exec_id, self.from, self.generation.as_deref()).await {
+            Err(ClientError::Api { body: ErrorBody { fork: Some(fork), .. }, .. })
+                if self.from.cursor().is_some_and(|cursor| cursor <= fork.cursor)
+                    && self.generation != fork.generation_id =>
+            {
+                // The VM was paused, or this is a copy of it; what was read so far is the same in both.
+                self.generation = fork.generation_id;
+                Ok(())
+            }
             Ok(stream) => {
+                self.generation = stream.generation().map(str::to_owned);
                 self.stream = Some(stream);
                 self.lost = None;
                 Ok(())

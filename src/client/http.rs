@@ -4,17 +4,19 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, stream};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::api::ErrorBody;
@@ -35,6 +37,7 @@ pub(super) struct Question {
     target: Option<String>,
     headers: HeaderMap,
     body: Body,
+    asked_for: Option<Arc<Notify>>,
 }
 
 impl Question {
@@ -45,7 +48,20 @@ impl Question {
 
     /// With a body as it comes, of any length. Its type is a header of its own.
     pub(super) fn with_body(call: Call, body: Body) -> Self {
-        Self { call, target: None, headers: HeaderMap::new(), body }
+        Self { call, target: None, headers: HeaderMap::new(), body, asked_for: None }
+    }
+
+    /// With a body that is to come when the guest is ready to read it, or after [`limits::CLIENT_CONTINUE_TIME`]: `body` is for that moment.
+    pub(super) fn on_demand(call: Call, body: impl Future<Output = io::Result<Bytes>> + Send + 'static) -> Self {
+        let asked_for = Arc::new(Notify::new());
+        let is_asked_for = Arc::clone(&asked_for);
+        let late = stream::once(async move {
+            // Who does not ask gets it as well.
+            let _ = timeout(limits::CLIENT_CONTINUE_TIME, is_asked_for.notified()).await;
+            body.await.map(Frame::data)
+        });
+        let question = Self::with_body(call, Body::new(StreamBody::new(late)));
+        Self { asked_for: Some(asked_for), ..question.header(EXPECT, HeaderValue::from_static("100-continue")) }
     }
 
     /// With a JSON body, which must not be over guestd's limit; an empty one is none.
@@ -217,8 +233,15 @@ impl Client {
     }
 
     pub(super) fn request(&self, question: Question) -> Result<Request<Body>, ClientError> {
-        let Question { call, target, headers, body } = question;
+        let Question { call, target, headers, body, asked_for } = question;
         let mut request = Request::new(body);
+        if let Some(asked_for) = asked_for {
+            hyper::ext::on_informational(&mut request, move |answer| {
+                if answer.status() == StatusCode::CONTINUE {
+                    asked_for.notify_one();
+                }
+            });
+        }
         *request.method_mut() = call.method();
         *request.uri_mut() = match target {
             None => Uri::from_static(call.path),

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use tokio::time::timeout;
 
-use crate::api::{ChannelStatus, StreamFrame};
+use crate::api::{ChannelStatus, GENERATION_HEADER, StreamFrame};
 use crate::limits;
 
 use super::event::{self, ExecEvent};
@@ -25,6 +25,7 @@ pub(super) const BINARY: &str = "application/octet-stream";
 /// A reader that lags gets an [`ExecEvent::Gap`], unless the exec was asked to be lossless: then the command waits.
 #[derive(Debug)]
 pub struct ExecStream {
+    generation: Option<String>,
     endpoint: Endpoint,
     call: Call,
     /// End of the exec's own time-out, if it has one.
@@ -50,7 +51,9 @@ impl ExecStream {
     pub(super) fn new(client: &Client, call: Call, reply: Reply, cursor: Option<u64>, end: Option<Instant>) -> Self {
         let binary =
             reply.headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(BINARY.as_bytes()));
+        let generation = reply.headers.get(GENERATION_HEADER).and_then(|value| value.to_str().ok());
         Self {
+            generation: generation.map(str::to_owned),
             endpoint: client.endpoint().clone(),
             call,
             end,
@@ -71,6 +74,12 @@ impl ExecStream {
     #[must_use]
     pub fn exec_id(&self) -> Option<&str> {
         self.exec_id.as_deref()
+    }
+
+    /// The generation that its cursors are of; none where none was announced.
+    #[must_use]
+    pub fn generation(&self) -> Option<&str> {
+        self.generation.as_deref()
     }
 
     /// Where in the exec's output this reader is; none while that is not known.

@@ -2,8 +2,14 @@
 
 use std::{fmt::Display, net::Ipv6Addr, path::PathBuf, str::FromStr, time::Duration};
 
-use super::{Config, GuestAddress, ListenerEvents, LogLevel, RegistryRole, RoutablePorts, Secret, ServiceUrl};
-use crate::{api::BridgeRule, limits};
+use super::{
+    BridgeTier, Config, GenerationEffects, GuestAddress, HostNamePolicy, ListenerEvents, LogLevel, PowerRule,
+    RegistryRole, RoutablePorts, Secret, ServiceUrl,
+};
+use crate::{
+    api::{BridgeRule, HostKeyPolicy},
+    limits,
+};
 
 type Setter = fn(&mut Config, &str) -> Result<(), &'static str>;
 
@@ -47,6 +53,15 @@ const KEYS: &[(&str, Setter)] = &[
         };
         Ok(())
     }),
+    ("network.hostname", |config, value| {
+        config.hostname = match value {
+            "auto" => HostNamePolicy::Auto,
+            "vm_id" => HostNamePolicy::VmId,
+            "keep" => HostNamePolicy::Keep,
+            _ => return Err("auto, vm_id or keep"),
+        };
+        Ok(())
+    }),
     ("ip6", |config, value| {
         config.ip6 = Some(guest_address(value).ok_or("ADDRESS/PREFIX[,GATEWAY[,MTU]] such as fd00::2/64,fd00::1")?);
         Ok(())
@@ -56,8 +71,7 @@ const KEYS: &[(&str, Setter)] = &[
         Ok(())
     }),
     ("bridge.rules", |config, value| {
-        config.bridge_rules =
-            list(value).map(bridge_rule).collect::<Option<_>>().ok_or("PORT=IPV4:PORT, separated by commas")?;
+        config.bridge_rules = bridge_rules(value).map_err(|_| BRIDGE_RULES)?;
         Ok(())
     }),
     ("listeners.events", |config, value| {
@@ -66,6 +80,18 @@ const KEYS: &[(&str, Setter)] = &[
             "poll" => ListenerEvents::Poll,
             _ => return Err("auto or poll"),
         };
+        Ok(())
+    }),
+    ("bridge.tier", |config, value| {
+        config.bridge_tier = match value {
+            "auto" => BridgeTier::Auto,
+            "bind" => BridgeTier::Bind,
+            _ => return Err("auto or bind"),
+        };
+        Ok(())
+    }),
+    ("bridge.grace_ms", |config, value| {
+        config.bridge_grace = Duration::from_millis(number(value, 0, 600_000, "milliseconds from 0 to 600000")?);
         Ok(())
     }),
     ("listeners.poll_ms", |config, value| {
@@ -116,6 +142,55 @@ const KEYS: &[(&str, Setter)] = &[
         config.registry_heartbeat = Duration::from_secs(number(value, 1, 240, "seconds from 1 to 240")?);
         Ok(())
     }),
+    ("dns", |config, value| {
+        const TAKES: &str = "addresses of name servers separated by commas, three at most";
+        let servers: Vec<_> = list(value).map(str::parse).collect::<Result<_, _>>().map_err(|_| TAKES)?;
+        if servers.len() > limits::NAME_SERVERS {
+            return Err(TAKES);
+        }
+        config.dns = servers;
+        Ok(())
+    }),
+    ("generation.local", |config, value| {
+        config.generation_local = switch(value)?;
+        Ok(())
+    }),
+    ("generation.effects", |config, value| {
+        config.generation_effects = match value {
+            "auto" => GenerationEffects::Auto,
+            "all" => GenerationEffects::All,
+            "files" => GenerationEffects::Files,
+            "none" => GenerationEffects::None,
+            _ => return Err("auto, all, files or none"),
+        };
+        Ok(())
+    }),
+    ("generation.root", |config, value| {
+        config.generation_root = PathBuf::from(checked(value.starts_with('/'), value, "an absolute path")?);
+        Ok(())
+    }),
+    ("ssh.host_keys", |config, value| {
+        config.host_keys = match value {
+            "renew" => HostKeyPolicy::Renew,
+            "keep" => HostKeyPolicy::Keep,
+            _ => return Err("renew or keep"),
+        };
+        Ok(())
+    }),
+    ("power", |config, value| {
+        config.power = match value {
+            "auto" => PowerRule::Auto,
+            "reboot" => PowerRule::Reboot,
+            "poweroff" => PowerRule::PowerOff,
+            _ => return Err("auto, reboot or poweroff"),
+        };
+        Ok(())
+    }),
+    ("handoff", |config, value| {
+        config.handoff =
+            Some(PathBuf::from(checked(value.starts_with('/'), value, "an absolute path, of another init")?));
+        Ok(())
+    }),
     ("log.level", |config, value| {
         config.log_level = match value {
             "error" => LogLevel::Error,
@@ -132,6 +207,8 @@ const KEYS: &[(&str, Setter)] = &[
 /// One piece of output fits.
 const MIN_RING: usize = 64 * 1024;
 const MAX_RINGS: usize = 4 * 1024 * 1024 * 1024;
+
+const BRIDGE_RULES: &str = "LISTEN=TO[;mode=MODE], separated by commas";
 
 const PORTS: &str = "\"all\" or port numbers separated by commas";
 
@@ -151,6 +228,11 @@ pub(super) fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), S
     set(config, value).map_err(|takes| match *name {
         // A URL that was refused may have a password in it.
         "auth_token" | "registry.url" => format!("`{name}` cannot be used; it takes {takes}"),
+        // Of many rules, the one that is wrong is worth a sentence of its own.
+        "bridge.rules" => match bridge_rules(value) {
+            Err(why) => format!("`{name}`: {why}"),
+            Ok(_) => format!("`{name}` is {value:?}; it takes {takes}"),
+        },
         _ => format!("`{name}` is {value:?}; it takes {takes}"),
     })
 }
@@ -216,8 +298,14 @@ fn guest_address(value: &str) -> Option<GuestAddress> {
     })
 }
 
-fn bridge_rule(item: &str) -> Option<BridgeRule> {
-    let (listen, to) = item.split_once('=')?;
-    let rule = BridgeRule { listen: listen.trim().parse().ok()?, to: to.trim().parse().ok()? };
-    rule.check().is_ok().then_some(rule)
+/// Rules and, where they cannot be used, a sentence that says which and why.
+fn bridge_rules(value: &str) -> Result<Vec<BridgeRule>, String> {
+    let rules: Vec<BridgeRule> = list(value)
+        .map(|item| item.parse().map_err(|why| format!("the rule {item:?} is no rule: {why}")))
+        .collect::<Result<_, _>>()?;
+    if rules.len() > limits::BRIDGE_PORTS {
+        return Err(format!("{} rules are more than the limit of {}", rules.len(), limits::BRIDGE_PORTS));
+    }
+    BridgeRule::check_all(&rules).map_err(|bad| format!("the rule {bad}"))?;
+    Ok(rules)
 }

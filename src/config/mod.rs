@@ -8,12 +8,20 @@ mod keys;
 mod sources;
 mod url;
 
-use std::{fmt, net::Ipv6Addr, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    path::PathBuf,
+    time::Duration,
+};
 
-pub use sources::{DEFAULT_FILE, Layer, environment, file, kernel_command_line};
+pub use sources::{DEFAULT_FILE, Layer, environment, file, kernel_command_line, text};
 pub use url::ServiceUrl;
 
-use crate::{api::BridgeRule, limits};
+use crate::{
+    api::{BridgeRule, HostKeyPolicy},
+    limits,
+};
 
 /// Names of all keys.
 pub fn known_keys() -> impl Iterator<Item = &'static str> {
@@ -37,12 +45,18 @@ pub struct Config {
     pub domain: String,
     /// `network.routable_ports`.
     pub routable_ports: RoutablePorts,
+    /// `network.hostname`: whether the host name follows the VM's id.
+    pub hostname: HostNamePolicy,
     /// `ip6`: the VM's own address, set at start.
     pub ip6: Option<GuestAddress>,
     /// `bridge.auto`: bridge IPv4-only listeners unasked.
     pub bridge_auto: bool,
     /// `bridge.rules`: explicit rules.
     pub bridge_rules: Vec<BridgeRule>,
+    /// `bridge.tier`: how it comes by its connections.
+    pub bridge_tier: BridgeTier,
+    /// `bridge.grace_ms`: how long its data plane goes on without an agent.
+    pub bridge_grace: Duration,
     /// `listeners.poll_ms`: time between two looks at the listeners.
     pub poll_interval: Duration,
     /// `listeners.events`.
@@ -65,6 +79,20 @@ pub struct Config {
     pub registry_role: Option<RegistryRole>,
     /// `registry.heartbeat_secs`: time between two heartbeats.
     pub registry_heartbeat: Duration,
+    /// `dns`: name servers for `/etc/resolv.conf`; none: it stays as it is.
+    pub dns: Vec<IpAddr>,
+    /// `generation.local`: root in the VM may prepare, thaw and announce, too.
+    pub generation_local: bool,
+    /// `generation.effects`: how far the agent sets the VM right.
+    pub generation_effects: GenerationEffects,
+    /// `generation.root`: where `/etc` and `/run` of it are.
+    pub generation_root: PathBuf,
+    /// `ssh.host_keys`: what becomes of them with another VM id.
+    pub host_keys: HostKeyPolicy,
+    /// `power`: how `guestd init` ends the VM.
+    pub power: PowerRule,
+    /// `handoff`: the init that `guestd init` becomes after the early steps.
+    pub handoff: Option<PathBuf>,
     /// `log.level`.
     pub log_level: LogLevel,
 }
@@ -79,9 +107,12 @@ impl Default for Config {
             vsock_port: 1024,
             domain: "vm.vers.sh".to_owned(),
             routable_ports: RoutablePorts::All,
+            hostname: HostNamePolicy::Auto,
             ip6: None,
             bridge_auto: true,
             bridge_rules: Vec::new(),
+            bridge_tier: BridgeTier::Auto,
+            bridge_grace: limits::BRIDGE_GRACE,
             poll_interval: Duration::from_millis(250),
             listener_events: ListenerEvents::Auto,
             exec_max_running: limits::EXECS_RUNNING,
@@ -93,6 +124,13 @@ impl Default for Config {
             registry_name: None,
             registry_role: None,
             registry_heartbeat: limits::REGISTRY_HEARTBEAT,
+            dns: Vec::new(),
+            generation_local: false,
+            generation_effects: GenerationEffects::Auto,
+            generation_root: PathBuf::from("/"),
+            host_keys: HostKeyPolicy::Renew,
+            power: PowerRule::Auto,
+            handoff: None,
             log_level: LogLevel::Info,
         }
     }
@@ -195,6 +233,17 @@ pub struct GuestAddress {
     pub mtu: Option<u32>,
 }
 
+/// Whether the host name follows the VM's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostNamePolicy {
+    /// Where the image's own name is one that nobody gave it, such as `localhost`.
+    Auto,
+    /// Always.
+    VmId,
+    /// Never.
+    Keep,
+}
+
 /// How the agent learns that something listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerEvents {
@@ -202,6 +251,39 @@ pub enum ListenerEvents {
     Auto,
     /// By looking.
     Poll,
+}
+
+/// How far the agent sets a restored VM right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GenerationEffects {
+    /// All of it for the agent of the default socket, which is the VM's; nothing for another one.
+    Auto,
+    /// All of it.
+    All,
+    /// Files alone: clock, random numbers, host name, network and disk are somebody else's.
+    Files,
+    /// Nothing.
+    None,
+}
+
+/// How the bridge comes by its connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BridgeTier {
+    /// The kernel steers them (BPF), and where that does not work it binds the ports.
+    Auto,
+    /// It binds the ports.
+    Bind,
+}
+
+/// How `guestd init` ends the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PowerRule {
+    /// As the kernel command line shows: `reboot=k` is Firecracker's.
+    Auto,
+    /// By a reset, which Firecracker takes for the end.
+    Reboot,
+    /// By switching the power off.
+    PowerOff,
 }
 
 /// What a VM is there for, in the registry's words.
@@ -243,6 +325,19 @@ pub enum LogLevel {
     Info,
     Debug,
     Trace,
+}
+
+impl LogLevel {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
 }
 
 #[cfg(test)]
@@ -294,6 +389,8 @@ mod tests {
                 ("network.routable_ports", "3000, 8080"),
                 ("bridge.rules", "8080=127.0.0.1:3000"),
                 ("bridge.auto", "off"),
+                ("bridge.tier", "bind"),
+                ("bridge.grace_ms", "100"),
                 ("log.level", "debug"),
                 ("listeners.poll_ms", "1000"),
                 ("listeners.events", "poll"),
@@ -306,6 +403,9 @@ mod tests {
                 ("registry.name", "web-1"),
                 ("registry.role", "lieutenant"),
                 ("registry.heartbeat_secs", "30"),
+                ("network.hostname", "vm_id"),
+                ("dns", "fd00::53, 192.0.2.53"),
+                ("ssh.host_keys", "keep"),
             ],
         )]);
         assert_eq!(problems, []);
@@ -319,8 +419,9 @@ mod tests {
             })
         );
         assert_eq!(config.routable_ports, RoutablePorts::Only(vec![3000, 8080]));
-        assert_eq!(config.bridge_rules, [BridgeRule { listen: 8080, to: "127.0.0.1:3000".parse().unwrap() }]);
+        assert_eq!(config.bridge_rules, ["8080=127.0.0.1:3000".parse().unwrap()]);
         assert!(!config.bridge_auto);
+        assert_eq!((config.bridge_tier, config.bridge_grace), (BridgeTier::Bind, Duration::from_millis(100)));
         assert_eq!(config.log_level, LogLevel::Debug);
         assert_eq!((config.poll_interval, config.listener_events), (Duration::from_secs(1), ListenerEvents::Poll));
         assert_eq!((config.exec_replay_bytes, config.exec_replay_total_bytes), (65536, 1_048_576));
@@ -330,7 +431,38 @@ mod tests {
             (config.registry_name.as_deref(), config.registry_role),
             (Some("web-1"), Some(RegistryRole::Lieutenant))
         );
-        assert_eq!(config.registry_heartbeat, Duration::from_secs(30));
+        assert_eq!((config.registry_heartbeat, config.host_keys), (Duration::from_secs(30), HostKeyPolicy::Keep));
+        assert_eq!(config.hostname, HostNamePolicy::VmId);
+        assert_eq!(config.dns, ["fd00::53", "192.0.2.53"].map(|address| address.parse::<IpAddr>().unwrap()));
+    }
+
+    #[test]
+    fn more_name_servers_than_anybody_asks_and_words_that_are_no_address_are_named() {
+        for value in ["::1,::2,::3,::4", "ns.example.org"] {
+            let (config, problems) = Config::from_layers(&[layer("env", &[("dns", value)])]);
+            assert_eq!(config.dns, Vec::<IpAddr>::new());
+            assert!(problems[0].to_string().contains("three at most"), "{}", problems[0]);
+        }
+    }
+
+    #[test]
+    fn every_form_of_a_bridge_rule_is_read_and_a_wrong_one_is_named_with_its_reason() {
+        let rules = |value: &str| {
+            let (config, problems) = Config::from_layers(&[layer("env", &[("bridge.rules", value)])]);
+            (config.bridge_rules, problems.first().map(ToString::to_string).unwrap_or_default())
+        };
+        let text = "8080=127.0.0.1:3000, *=127.0.0.1,8000-8999=127.0.0.1,80=[::1]:3000;mode=http";
+        let (read, problem) = rules(text);
+        let written: Vec<_> = read.iter().map(ToString::to_string).collect();
+        assert_eq!((written.join(","), problem), (text.replace(' ', ""), String::new()));
+        let problem = |value: &str| {
+            let (read, problem) = rules(value);
+            assert_eq!(read, []);
+            problem
+        };
+        insta::assert_snapshot!(problem("8080:127.0.0.1:3000"), @r#"env: `bridge.rules`: the rule "8080:127.0.0.1:3000" is no rule: a rule is LISTEN=TO, such as 8080=127.0.0.1:3000"#);
+        insta::assert_snapshot!(problem("1=127.0.0.1:1,1=127.0.0.1:2"), @"env: `bridge.rules`: the rule 1=127.0.0.1:2: another rule has the same port");
+        insta::assert_snapshot!(problem("1=127.0.0.1:1;mode=https"), @r#"env: `bridge.rules`: the rule "1=127.0.0.1:1;mode=https" is no rule: give tcp, http, proxy-v1 or proxy-v2"#);
     }
 
     #[test]

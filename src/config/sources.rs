@@ -35,19 +35,25 @@ impl Layer {
 
 /// The TOML file at `path`. A file that does not exist is an empty layer.
 pub fn file(path: &Path) -> Layer {
-    let mut layer = Layer::new(path.display().to_string());
-    let text = match read_bounded(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return layer,
+    let origin = path.display().to_string();
+    match read_bounded(path) {
+        Ok(content) => text(&origin, &content),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Layer::new(origin),
         Err(error) => {
+            let mut layer = Layer::new(origin);
             layer.report(format!("cannot be read: {error}; the defaults are used"));
-            return layer;
+            layer
         }
-    };
-    match text.parse::<toml::Table>() {
+    }
+}
+
+/// The content of a TOML file, which messages name by `origin`.
+pub fn text(origin: &str, content: &str) -> Layer {
+    let mut layer = Layer::new(origin);
+    match content.parse::<toml::Table>() {
         Ok(table) => flatten("", &toml::Value::Table(table), &mut layer),
         Err(error) => {
-            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            let line = error.span().map_or(1, |span| content[..span.start].matches('\n').count() + 1);
             layer.report(format!("is no TOML at line {line}: {}; the defaults are used", error.message()));
         }
     }
@@ -111,8 +117,8 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> Lay
             "VERS_VM_ID" => layer.values.push(("vm_id".to_owned(), value)),
             "VERS_AUTH_TOKEN" => layer.values.push(("auth_token".to_owned(), value)),
             "VERS_INFRA_URL" => layer.values.push(("registry.url".to_owned(), value)),
-            // The client's default endpoint.
-            "GUESTD_VM" => {}
+            // The client's default endpoint; the agent's way to `guestd init`.
+            "GUESTD_VM" | "GUESTD_INIT_SOCKET" => {}
             _ => match name.strip_prefix("GUESTD_") {
                 Some(key) => {
                     let key = key.to_ascii_lowercase();
@@ -185,6 +191,7 @@ mod tests {
             ("VERS_INFRA_URL", "http://c"),
             ("GUESTD_VM_ID", "b"),
             ("GUESTD_VM", "unix:/x"),
+            ("GUESTD_INIT_SOCKET", "/x"),
             ("HOME", "/"),
         ];
         let layer = environment(variables.map(|(key, value)| (key.to_owned(), value.to_owned())));

@@ -297,6 +297,32 @@ pub enum ExecError {
         /// How long ago.
         secs: u64,
     },
+    /// The VM is being committed or restored, for longer than a request waits.
+    #[error(
+        "the VM is being committed or restored, and no command is started meanwhile; {secs} s were waited for that: try again"
+    )]
+    Gated {
+        /// How long was waited.
+        secs: u64,
+    },
+    /// The request waited in a VM that was committed and restored.
+    #[error(
+        "the VM was restored from a commit while the request waited in it, so it was not carried out; send it again if it is meant for this VM"
+    )]
+    Branched,
+    /// A cursor into another VM's output.
+    #[error(
+        "the cursor for exec {id:?} is not known to be of the present generation {}: up to byte {fork} the output is the same; attach there, and say `generation_id`",
+        .generation.as_deref().unwrap_or("(none was announced)")
+    )]
+    StaleCursor {
+        /// The id.
+        id: String,
+        /// Up to where the two have the same.
+        fork: u64,
+        /// The present generation.
+        generation: Option<String>,
+    },
     /// The task that followed it is gone.
     #[error("guestd lost track of the command while it ran; this is a bug in guestd")]
     Lost,
@@ -332,7 +358,8 @@ impl ExecError {
             Self::Unknown { .. } => ErrorCode::NotFound,
             Self::TooManyRunning { .. } | Self::TooManyReaders { .. } => ErrorCode::LimitReached,
             Self::Shared(error) => error.code(),
-            Self::NoRoom { .. } => ErrorCode::Unavailable,
+            Self::NoRoom { .. } | Self::Gated { .. } | Self::Branched => ErrorCode::Unavailable,
+            Self::StaleCursor { .. } => ErrorCode::StaleGeneration,
             Self::AccountsUnreadable { source, .. } | Self::Start { source, .. } if is_want_of_room(source) => {
                 ErrorCode::Unavailable
             }

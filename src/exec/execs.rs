@@ -1,8 +1,8 @@
 //! The handle on all execs: what the server calls.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,7 @@ use super::cleanup::Cleanup;
 use super::collect::{Allowance, Kept};
 use super::config::ExecConfig;
 use super::error::ExecError;
+use super::gate::Gate;
 use super::journal::{Journal, Terms};
 use super::logs;
 use super::order::Order;
@@ -29,7 +30,7 @@ use crate::sys::process::keep_exit_statuses;
 
 /// All execs of the agent. Clones are handles on the same.
 #[derive(Debug, Clone)]
-pub struct Execs(Arc<Shared>);
+pub struct Execs(pub(super) Arc<Shared>);
 
 /// What execs take now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +69,8 @@ impl Execs {
             closing,
             launcher: Launcher::new(config, cleanup.clone()),
             cleanup,
+            gate: Gate::new(),
+            lineage: Mutex::default(),
         }))
     }
 
@@ -78,7 +81,8 @@ impl Execs {
     /// # Errors
     /// The request is malformed, the command could not be started, or its end is not known.
     pub async fn run(&self, request: ExecRequest) -> Result<ExecResult, ExecError> {
-        self.begin(request, true)?.result(&self.0.allowance).await
+        self.pass(&request).await?;
+        self.begin(request, true, 0)?.result(&self.0.allowance).await
     }
 
     /// Starts a command, or finds the one that this request stands for. Returns when it has started; its output waits in the
@@ -87,7 +91,18 @@ impl Execs {
     /// # Errors
     /// The request is malformed, or the command could not be started.
     pub async fn start(&self, request: ExecRequest) -> Result<Arc<Exec>, ExecError> {
-        let exec = self.begin(request, false)?;
+        self.pass(&request).await?;
+        let exec = self.begin(request, false, 0)?;
+        exec.started().await?;
+        Ok(exec)
+    }
+
+    /// The same for the agent's own commands, which do not wait at the gate, and for which there are places when the others are taken.
+    ///
+    /// # Errors
+    /// As [`Execs::start`].
+    pub async fn start_now(&self, request: ExecRequest) -> Result<Arc<Exec>, ExecError> {
+        let exec = self.begin(request, false, limits::EXEC_OWN_PLACES)?;
         exec.started().await?;
         Ok(exec)
     }
@@ -97,7 +112,8 @@ impl Execs {
     /// # Errors
     /// The request is malformed, the command could not be started, or it has too many readers.
     pub async fn stream(&self, request: ExecRequest) -> Result<Attachment, ExecError> {
-        let exec = self.begin(request, false)?;
+        self.pass(&request).await?;
+        let exec = self.begin(request, false, 0)?;
         // Before it runs, so that it cannot print more than the ring holds before somebody reads.
         let attachment = exec.attach(AttachFrom::Cursor(0))?;
         exec.started().await?;
@@ -134,8 +150,21 @@ impl Execs {
         Ok(logs::collect(&self.0.budget, execs, query).await)
     }
 
-    /// The exec of a request, made by this call or known already.
-    fn begin(&self, request: ExecRequest, whole: bool) -> Result<Arc<Exec>, ExecError> {
+    /// Waits at the gate; an exec that is there already is not to be started.
+    async fn pass(&self, request: &ExecRequest) -> Result<(), ExecError> {
+        match &request.exec_id {
+            Some(id) if self.0.table.get(id).is_some() => Ok(()),
+            _ => self.0.gate.pass().await,
+        }
+    }
+
+    /// What `VERS_VM_ID` is for commands from now on.
+    pub fn set_vm_id(&self, vm_id: Option<String>) {
+        *self.0.launcher.vm_id.lock().unwrap_or_else(PoisonError::into_inner) = vm_id;
+    }
+
+    /// The exec of a request, made by this call or known already; beyond the bound there are `extra` places.
+    fn begin(&self, request: ExecRequest, whole: bool, extra: usize) -> Result<Arc<Exec>, ExecError> {
         let shared = &self.0;
         let claim = || {
             let (label, terms) = (Label::of(&request), self.terms(&request));
@@ -147,10 +176,10 @@ impl Execs {
             } else {
                 (Stdin::none(), None)
             };
-            let claim = shared.table.claim(&id, label.fingerprint, |number| {
+            let claim = shared.table.claim(&id, label.fingerprint, extra, |number| {
                 let kept = whole.then(|| Kept::new(Arc::clone(&shared.allowance)));
                 let journal = Journal::new(&shared.budget, terms, kept);
-                Exec::new((id.clone(), number), label, journal, stdin)
+                Exec::new((id.clone(), number), label, journal, stdin, self.generation())
             })?;
             Ok::<_, ExecError>((claim, order, input))
         };

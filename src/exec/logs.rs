@@ -54,6 +54,7 @@ pub(super) async fn collect(budget: &Budget, execs: Vec<Arc<Exec>>, query: LogQu
         stream: piece.stream,
         data_b64: STANDARD.encode(&piece.bytes),
         exec_id: exec.id().to_owned(),
+        service: None,
     };
     Logs { entries: found[..fits].iter().map(entry).collect(), next_offset, eof: all && over }
 }

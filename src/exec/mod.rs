@@ -15,6 +15,8 @@
 //!                         └── spill: disk ──────────┘
 //! ```
 //!
+//! Starts wait at a `gate` while the VM is being committed or restored; `fork` says what became of the execs of a restored VM.
+//!
 //! `order`, `environment`, `signal` and `replay` decide and touch nothing, `accounts` and `program` look things up, `start` makes
 //! the process and `io` its streams, `session` is the one task that owns a command's life, with `output` for what it prints,
 //! `stdin` for what it is sent and `tree` for ending all that it started. `record` is what others see of an exec, `table` knows
@@ -30,6 +32,8 @@ mod ending;
 mod environment;
 mod error;
 mod execs;
+mod fork;
+mod gate;
 mod io;
 mod journal;
 mod kept_file;
@@ -54,6 +58,7 @@ pub use attachment::{AttachFrom, Attachment, Event};
 pub use config::ExecConfig;
 pub use error::ExecError;
 pub use execs::{ExecGauges, Execs};
+pub use fork::{Fork, Held, Inherited};
 pub use logs::LogQuery;
 pub use record::Exec;
 pub use start::CGROUP_PREFIX;

@@ -10,8 +10,10 @@
 //! The session's task alone moves it on. Once over it holds no descriptor, only memory, and is a record.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -20,12 +22,13 @@ use tokio_util::sync::CancellationToken;
 use super::attachment::{AttachFrom, Attachment, Event};
 use super::collect::{Allowance, Kept};
 use super::error::ExecError;
+use super::fork::Fork;
 use super::journal::{Journal, now};
 use super::signal;
 use super::stdin::Stdin;
 use super::terminal::Terminal;
 use super::tree::Tree;
-use crate::api::{ExecExit, ExecRequest, ExecResult, ExecState, ExecStatus, SignalTarget, TtySize};
+use crate::api::{ExecExit, ExecRequest, ExecResult, ExecState, ExecStatus, OnBranch, SignalTarget, TtySize};
 use crate::limits;
 use crate::sys::pidfd::WatchedPidfd;
 use crate::sys::process::signal_group;
@@ -45,8 +48,8 @@ type End = Result<ExecExit, Arc<ExecError>>;
 enum Progress {
     Starting,
     Running { pid: i32 },
-    Exited { at: f64, end: End },
-    Over { at: f64, end: End },
+    Exited { at: f64, since: Instant, end: End },
+    Over { at: f64, since: Instant, end: End },
     Failed(Arc<ExecError>),
 }
 
@@ -67,6 +70,23 @@ pub struct Exec {
     live: Mutex<Option<Arc<Live>>>,
     /// Those who wait for the whole.
     waiting: AtomicUsize,
+    /// The generation that it was started in, if it had a name.
+    born: Option<Arc<str>>,
+    /// Where it forks, if the VM was restored with it.
+    fork: Mutex<Option<Fork>>,
+    /// What copies of the VM have of it, too.
+    committed: Mutex<Committed>,
+    /// It stands still for good, or until somebody has it go on.
+    frozen: AtomicBool,
+}
+
+/// How far an exec had come when the VM was last prepared for a commit.
+#[derive(Debug, Clone, Copy, Default)]
+struct Committed {
+    /// The end of its output then. What came later the copies may not have.
+    printed: u64,
+    /// It has stood still since then: what was still on its way is in the copies, too.
+    stands_still: bool,
 }
 
 /// What is kept of a request.
@@ -78,23 +98,30 @@ pub(super) struct Label {
     user: Option<String>,
     tty: bool,
     stdin_open: bool,
+    on_branch: OnBranch,
 }
 
 impl Label {
     pub(super) fn of(request: &ExecRequest) -> Self {
         let ExecRequest { command, env, stdin, stdin_b64, working_dir, user, timeout_secs, .. } = request;
-        let ExecRequest { exec_id: _, detach: _, lossless, spill, stdin_open, tty, limits, .. } = request;
+        let ExecRequest { exec_id: _, detach: _, lossless, spill, stdin_open, tty, limits, on_branch, .. } = request;
         let mut hasher = DefaultHasher::new();
         (command, env, stdin, stdin_b64, working_dir, user, timeout_secs).hash(&mut hasher);
-        (lossless, spill, stdin_open, tty, limits).hash(&mut hasher);
+        (lossless, spill, stdin_open, tty, limits, on_branch).hash(&mut hasher);
         let fingerprint = hasher.finish();
         let (command, user, tty) = (shown_command(command), user.clone(), tty.is_some());
-        Self { fingerprint, command, user, tty, stdin_open: *stdin_open }
+        Self { fingerprint, command, user, tty, stdin_open: *stdin_open, on_branch: *on_branch }
     }
 }
 
 impl Exec {
-    pub(super) fn new((id, number): (String, u64), label: Label, journal: Arc<Journal>, stdin: Stdin) -> Self {
+    pub(super) fn new(
+        (id, number): (String, u64),
+        label: Label,
+        journal: Arc<Journal>,
+        stdin: Stdin,
+        born: Option<Arc<str>>,
+    ) -> Self {
         Self {
             id,
             number,
@@ -106,6 +133,10 @@ impl Exec {
             progress: watch::Sender::new(Progress::Starting),
             live: Mutex::default(),
             waiting: AtomicUsize::new(0),
+            born,
+            fork: Mutex::default(),
+            committed: Mutex::default(),
+            frozen: AtomicBool::new(false),
         }
     }
 
@@ -129,7 +160,7 @@ impl Exec {
         let progress = self.progress.borrow().clone();
         let (pid, finished) = match &progress {
             Progress::Running { pid } => (Some(*pid), None),
-            Progress::Exited { at, end } | Progress::Over { at, end } => (None, Some((*at, end.clone().ok()))),
+            Progress::Exited { at, end, .. } | Progress::Over { at, end, .. } => (None, Some((*at, end.clone().ok()))),
             Progress::Failed(_) => (None, Some((self.started_at, None))),
             Progress::Starting => (None, None),
         };
@@ -147,6 +178,9 @@ impl Exec {
             cursor_start,
             cursor,
             readers: self.journal.readers(),
+            generation_id: self.born.as_deref().map(str::to_owned),
+            fork_cursor: self.fork().map(|fork| fork.cursor),
+            frozen: self.is_frozen(),
         }
     }
 
@@ -169,6 +203,86 @@ impl Exec {
         let reader = self.journal.attach(cursor);
         let (reader, begin) = reader.ok_or_else(|| ExecError::TooManyReaders { id: self.id.clone(), limit })?;
         Ok(Attachment::new(Arc::clone(self), reader, begin))
+    }
+
+    /// What is to become of it in a branch.
+    pub(super) fn on_branch(&self) -> OnBranch {
+        self.label.on_branch
+    }
+
+    /// Where it forks, if the VM was restored with it.
+    pub fn fork(&self) -> Option<Fork> {
+        self.fork.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The VM is prepared for a commit; `stands_still` where it was stopped for that.
+    pub(super) fn note_commit(&self, stands_still: bool) {
+        let (_, printed) = self.journal.range();
+        *self.committed() = Committed { printed, stands_still };
+    }
+
+    /// The VM was restored with it, as this generation. Two copies have the same output up to where it was committed, and no word about when
+    /// that was: at the earliest when the VM was prepared for it, and at the beginning where it never was.
+    pub(super) fn mark(&self, generation: &str) {
+        let (_, end) = self.journal.range();
+        let Committed { printed, stands_still } = *self.committed();
+        let cursor = if stands_still { end } else { printed.min(end) };
+        let fork = Fork { generation: generation.to_owned(), cursor };
+        *self.fork.lock().unwrap_or_else(PoisonError::into_inner) = Some(fork);
+    }
+
+    fn committed(&self) -> MutexGuard<'_, Committed> {
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether its process is not there yet.
+    pub(super) fn is_starting(&self) -> bool {
+        matches!(*self.progress.borrow(), Progress::Starting)
+    }
+
+    /// Whether it stands still until somebody sends SIGCONT.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
+    }
+
+    /// Has all that it started stand still. Whether that was done; none where nothing of it is left.
+    pub(super) fn freeze(&self) -> Option<bool> {
+        self.with_tree(Tree::freeze)
+    }
+
+    /// The same, and it stays so.
+    pub(super) fn freeze_for_good(&self) -> Option<bool> {
+        let frozen = self.freeze();
+        self.frozen.store(frozen == Some(true), Ordering::Release);
+        frozen
+    }
+
+    /// Has it go on.
+    pub(super) fn unfreeze(&self) {
+        self.frozen.store(false, Ordering::Release);
+        self.committed().stands_still = false;
+        self.with_tree(Tree::thaw);
+    }
+
+    /// Whether none of it runs at the moment.
+    pub(super) fn stands_still(&self) -> bool {
+        self.with_tree(Tree::stands_still).unwrap_or(true)
+    }
+
+    /// Where its cgroup is, if it has one.
+    pub(super) fn cgroup(&self) -> Option<PathBuf> {
+        self.with_tree(|tree| tree.cgroup().map(Path::to_owned)).flatten()
+    }
+
+    /// Ends all of it at once, with no word of warning.
+    pub(super) fn kill(&self) {
+        self.with_tree(Tree::strike);
+        self.terminate();
+    }
+
+    fn with_tree<T>(&self, act: impl FnOnce(&Tree) -> T) -> Option<T> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.as_ref().map(|live| act(&live.tree))
     }
 
     /// Gives it input, and waits while it has enough. Returns how much it has accepted so far.
@@ -199,6 +313,9 @@ impl Exec {
     pub fn signal(&self, name: &str, to: SignalTarget) -> Result<(), ExecError> {
         let signal = signal::number(name)?;
         let ended = || ExecError::Ended { id: self.id.clone(), what: "signal" };
+        if signal == libc::SIGCONT && self.is_frozen() {
+            self.unfreeze();
+        }
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         // The leader is not reaped while this is locked, so its number is its own.
         let live = live.as_ref().ok_or_else(ended)?;
@@ -296,10 +413,10 @@ impl Exec {
         }
     }
 
-    /// When it ended, in seconds since 1970.
-    pub(super) fn ended_at(&self) -> Option<f64> {
+    /// When it ended. Not by the wall clock, which a restore sets.
+    pub(super) fn ended_at(&self) -> Option<Instant> {
         match &*self.progress.borrow() {
-            Progress::Exited { at, .. } | Progress::Over { at, .. } => Some(*at),
+            Progress::Exited { since, .. } | Progress::Over { since, .. } => Some(*since),
             _ => None,
         }
     }
@@ -321,14 +438,14 @@ impl Exec {
     pub(super) fn set_exited(&self, end: Result<ExecExit, ExecError>) {
         let end = end.map_err(Arc::new);
         self.journal.ended();
-        self.progress.send_replace(Progress::Exited { at: now(), end });
+        self.progress.send_replace(Progress::Exited { at: now(), since: Instant::now(), end });
     }
 
     /// All output is there.
     pub(super) fn set_over(&self) {
         self.progress.send_if_modified(|progress| {
-            let Progress::Exited { at, end } = progress else { return false };
-            *progress = Progress::Over { at: *at, end: end.clone() };
+            let Progress::Exited { at, since, end } = progress else { return false };
+            *progress = Progress::Over { at: *at, since: *since, end: end.clone() };
             true
         });
         self.journal.finish();

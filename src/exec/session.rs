@@ -4,8 +4,8 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,6 +18,8 @@ use super::cleanup::{Cleanup, Remains};
 use super::collect::Allowance;
 use super::ending::Ending;
 use super::error::ExecError;
+use super::fork::Lineage;
+use super::gate::Gate;
 use super::io::Input;
 use super::order::Order;
 use super::output::Output;
@@ -39,6 +41,10 @@ pub(super) struct Shared {
     pub(super) allowance: Arc<Allowance>,
     pub(super) budget: Arc<Budget>,
     pub(super) spill: Arc<SpillStore>,
+    /// Starts wait here.
+    pub(super) gate: Gate,
+    /// The present generation, once one was announced, and those that it goes on with.
+    pub(super) lineage: Mutex<Lineage>,
     /// All sessions.
     pub(super) tasks: TaskTracker,
     /// Cancelled where nothing is waited for any more that is not owed.
@@ -214,9 +220,20 @@ impl Life {
     }
 }
 
+/// Waits in ticks, and credits each with no more than it should take: where the clock jumps, as it may when the VM was paused, a command
+/// has not had that time.
+async fn countdown(mut left: Duration) {
+    const TICK: Duration = Duration::from_secs(1);
+    while !left.is_zero() {
+        let tick = left.min(TICK);
+        tokio::time::sleep(tick).await;
+        left -= tick;
+    }
+}
+
 async fn elapsed(timeout: Option<Duration>) {
     match timeout {
-        Some(timeout) => tokio::time::sleep(timeout).await,
+        Some(timeout) => countdown(timeout).await,
         None => std::future::pending().await,
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::accounts::{self, Account, AccountFiles};
@@ -46,6 +46,8 @@ pub(super) struct Started {
 #[derive(Debug)]
 pub(super) struct Launcher {
     pub(super) config: ExecConfig,
+    /// `VERS_VM_ID` of commands.
+    pub(super) vm_id: Mutex<Option<String>>,
     files: AccountFiles,
     inherited: Inherited,
     cleanup: Cleanup,
@@ -54,7 +56,7 @@ pub(super) struct Launcher {
 impl Launcher {
     pub(super) fn new(config: ExecConfig, cleanup: Cleanup) -> Self {
         let files = AccountFiles::new(&config);
-        Self { config, files, inherited: Inherited::look(), cleanup }
+        Self { config, vm_id: Mutex::default(), files, inherited: Inherited::look(), cleanup }
     }
 
     /// Starts an order under this id, unless its birth is ended before. Needs to be called within a runtime, on a thread that may
@@ -145,6 +147,8 @@ impl<'a> Ready<'a> {
             env.insert("TERM".to_owned(), terminal::TERM.into());
         }
         env.extend(config.base_env.iter().map(|(key, value)| (key.clone(), value.clone().into_bytes())));
+        let vm_id = launcher.vm_id.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        env.extend(vm_id.map(|id| ("VERS_VM_ID".to_owned(), id.into_bytes())));
         env.extend(file);
         env.append(&mut order.env);
         let directories = match &order.working_dir {

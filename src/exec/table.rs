@@ -4,11 +4,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::watch;
 
 use super::error::ExecError;
-use super::journal::now;
 use super::record::Exec;
 use crate::limits;
 
@@ -72,19 +72,23 @@ impl Table {
         }
     }
 
-    /// Takes a place for what `make` makes, unless the id is known: then it is the same exec, or somebody else's.
+    /// Takes a place for what `make` makes, of which there are `extra` beyond the bound, unless the id is known: then it is the same exec, or
+    /// somebody else's.
     pub(super) fn claim(
         self: &Arc<Self>,
         id: &str,
         fingerprint: u64,
+        extra: usize,
         make: impl FnOnce(u64) -> Exec,
     ) -> Result<Claim, ExecError> {
         let mut inner = self.lock();
-        let expired = inner.expire(now());
+        let expired = inner.expire(Instant::now());
         let claim = match inner.execs.get(id) {
             Some(exec) if exec.label.fingerprint == fingerprint => Ok(Claim::Known(Arc::clone(exec))),
             Some(_) => Err(ExecError::IdInUse { id: id.to_owned() }),
-            None if inner.running >= self.max => Err(ExecError::TooManyRunning { limit: self.max }),
+            None if inner.running >= self.max.saturating_add(extra) => {
+                Err(ExecError::TooManyRunning { limit: self.max })
+            }
             None => {
                 inner.numbers += 1;
                 inner.running += 1;
@@ -102,7 +106,7 @@ impl Table {
     /// The exec of this id.
     pub(super) fn get(&self, id: &str) -> Option<Arc<Exec>> {
         let mut inner = self.lock();
-        let _expired = inner.expire(now());
+        let _expired = inner.expire(Instant::now());
         inner.execs.get(id).cloned()
     }
 
@@ -110,7 +114,7 @@ impl Table {
     pub(super) fn list(&self) -> Vec<Arc<Exec>> {
         let mut execs: Vec<_> = {
             let mut inner = self.lock();
-            let _expired = inner.expire(now());
+            let _expired = inner.expire(Instant::now());
             inner.execs.values().cloned().collect()
         };
         execs.sort_by_key(|exec| exec.number);
@@ -124,7 +128,7 @@ impl Table {
         if known {
             inner.ended.push_back(Arc::clone(exec));
         }
-        let _expired = inner.expire(now());
+        let _expired = inner.expire(Instant::now());
     }
 
     /// Drops an exec's record, or the exec that did not come to be.
@@ -175,12 +179,12 @@ impl Table {
 impl Inner {
     /// Takes out the records that are too many or too old, but for those whose reader is still to be given something. An idle
     /// guest is not woken up for this: it is done when somebody asks or something ends.
-    fn expire(&mut self, now: f64) -> Vec<Arc<Exec>> {
-        let oldest = now - limits::EXEC_RECORD_AGE.as_secs_f64();
+    fn expire(&mut self, now: Instant) -> Vec<Arc<Exec>> {
+        let is_old = |at: Instant| now.saturating_duration_since(at) > limits::EXEC_RECORD_AGE;
         let mut expired = Vec::new();
         let mut index = 0;
         while let Some(exec) = self.ended.get(index)
-            && (self.ended.len() > limits::EXEC_RECORDS || exec.ended_at().is_some_and(|at| at < oldest))
+            && (self.ended.len() > limits::EXEC_RECORDS || exec.ended_at().is_some_and(is_old))
         {
             if exec.journal.is_awaited() {
                 index += 1;
@@ -219,12 +223,12 @@ mod tests {
     use crate::api::{ErrorCode, ExecExit, ExecRequest};
 
     fn claim(table: &Arc<Table>, id: &str, fingerprint: u64) -> Result<Claim, ExecError> {
-        table.claim(id, fingerprint, |number| {
+        table.claim(id, fingerprint, 0, |number| {
             let budget = Arc::new(Budget::new(1000));
             let journal = Journal::new(&budget, Terms { capacity: 100, lossless: false, spill: None }, None);
             let mut label = Label::of(&ExecRequest::default());
             label.fingerprint = fingerprint;
-            Exec::new((id.to_owned(), number), label, journal, Stdin::none())
+            Exec::new((id.to_owned(), number), label, journal, Stdin::none(), None)
         })
     }
 
@@ -287,9 +291,9 @@ mod tests {
     fn records_are_kept_up_to_their_age() {
         let table = Arc::new(Table::new(8));
         run(&table, "a");
-        let age = limits::EXEC_RECORD_AGE.as_secs_f64();
-        assert_eq!(table.lock().expire(now() + age - 1.0).len(), 0);
-        assert_eq!(table.lock().expire(now() + age + 1.0).len(), 1);
+        let (now, second) = (Instant::now(), std::time::Duration::from_secs(1));
+        assert_eq!(table.lock().expire(now + limits::EXEC_RECORD_AGE - second).len(), 0);
+        assert_eq!(table.lock().expire(now + limits::EXEC_RECORD_AGE + second).len(), 1);
         assert!(table.get("a").is_none());
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -80,6 +81,45 @@ impl Tree {
         };
         if let Err(error) = struck {
             tracing::warn!(%error, tree = ?self, "killing a tree at one stroke failed");
+        }
+    }
+
+    /// Has all of it stand still: without a cgroup, as far as it can be found. Whether that was done.
+    pub(super) fn freeze(&self) -> bool {
+        self.stilled(Cgroup::freeze, libc::SIGSTOP)
+    }
+
+    /// Has all of it go on.
+    pub(super) fn thaw(&self) -> bool {
+        self.stilled(Cgroup::thaw, libc::SIGCONT)
+    }
+
+    fn stilled(&self, by_cgroup: fn(&Cgroup) -> io::Result<()>, signal: i32) -> bool {
+        match self {
+            Self::Session(_) => self.tell_all(signal),
+            Self::Cgroup(cgroup) => match by_cgroup(cgroup) {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::warn!(%error, tree = ?self, "having a tree stand still or go on failed");
+                    false
+                }
+            },
+        }
+    }
+
+    /// Whether none of it runs. Of what has no cgroup that is taken for granted.
+    pub(super) fn stands_still(&self) -> bool {
+        match self {
+            Self::Session(_) => true,
+            Self::Cgroup(cgroup) => cgroup.is_frozen(),
+        }
+    }
+
+    /// Its cgroup's directory, if it has one.
+    pub(super) fn cgroup(&self) -> Option<&Path> {
+        match self {
+            Self::Cgroup(cgroup) => Some(cgroup.path()),
+            Self::Session(_) => None,
         }
     }
 

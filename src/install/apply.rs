@@ -1,168 +1,77 @@
-//! Puts what is wanted into a root file system, path by path, and records it.
-
-use nix::unistd::{Gid, Uid, geteuid};
+//! Does what was planned. Whatever ends it half-way, the next run goes on from there.
 
 use super::{
-    InstallError, Outcome, Report,
-    contents::{Content, Edits, Piece, Wanted},
-    decision::{Action, OnDisk, decide},
-    manifest::{MANIFEST, Manifest, Sha256Hex},
+    InstallError,
+    contents::Content,
+    manifest::MANIFEST,
+    plan::{Act, DIRECTORY_MODE, Plan, SAVED_SUFFIX, Step, owner},
 };
-use crate::{
-    keys::BESIDE_SUFFIX,
-    limits,
-    sys::root_dir::{Entry, Existing, OpenFile, Owner, RootDir, RootDirError},
-};
+use crate::sys::root_dir::{Entry, Existing, RootDir, RootDirError};
 
-/// Mode of directories, guestd's own and those that are missing above a file.
-const DIRECTORY_MODE: u32 = 0o755;
+/// Carries out all steps of a plan, after it has noted in the record what it is about to put where: what is there of an interrupted
+/// run is known for guestd's by the next one.
+pub(super) fn apply(root: &RootDir, plan: &Plan<'_>) -> Result<(), InstallError> {
+    if let Some(record) = &plan.meanwhile {
+        make_parent(root, MANIFEST)?;
+        write(root, MANIFEST, &Content::Text(record.into()), 0o644, Existing::Replace)?;
+    }
+    plan.steps.iter().try_for_each(|step| perform(root, step))
+}
 
-/// Write permission for others than the owner, with which sshd refuses what is below.
-const OTHERS_WRITE: u32 = 0o022;
-
-/// Installs everything in `wanted` and brings the record up to date. Says what was done for each path.
-pub(super) fn apply(root: &RootDir, wanted: &[Wanted<'_>]) -> Result<Report, InstallError> {
-    // Without privileges files are the builder's; whoever packs the image has to give them to root.
-    let owner = geteuid().is_root().then_some((Uid::from_raw(0), Gid::from_raw(0)));
-    let mut report = Report::default();
-    let manifest = read_manifest(root, &mut report)?;
-    let mut image = Image { root, owner, manifest, report };
-    for Wanted { path, piece } in wanted {
-        match piece {
-            Piece::Directory => image.directory(path)?,
-            Piece::File { content, mode, edits } => image.file(path, content, *mode, *edits)?,
-            Piece::Link { target } => image.link(path, target)?,
+fn perform(root: &RootDir, step: &Step<'_>) -> Result<(), InstallError> {
+    let path = step.line.path.as_str();
+    let saved = || format!("{path}{SAVED_SUFFIX}");
+    match &step.act {
+        Act::Nothing => {}
+        Act::MakeDirectory => {
+            root.make_directories(path, DIRECTORY_MODE, owner())?;
         }
-    }
-    // Last: after an interrupted run a file then counts as edited at worst, and is kept.
-    let record = Content::Text(image.manifest.to_string().into());
-    image.file(MANIFEST, &record, 0o644, Edits::Replaced)?;
-    Ok(image.report)
-}
-
-fn read_manifest(root: &RootDir, report: &mut Report) -> Result<Manifest, RootDirError> {
-    let Entry::File(file) = root.look(MANIFEST)? else { return Ok(Manifest::default()) };
-    let content = file.read(limits::INSTALL_MANIFEST_BYTES)?;
-    let (manifest, malformed) = Manifest::parse(&String::from_utf8_lossy(&content));
-    if malformed > 0 {
-        report.notes.push(format!("{malformed} lines of {MANIFEST} are not readable; their files count as edited"));
-    }
-    Ok(manifest)
-}
-
-struct Image<'run> {
-    root: &'run RootDir,
-    owner: Owner,
-    manifest: Manifest,
-    report: Report,
-}
-
-impl Image<'_> {
-    fn directory(&mut self, path: &str) -> Result<(), InstallError> {
-        let outcome = match self.root.follow_directory(path)? {
-            None => {
-                self.root.make_directories(path, DIRECTORY_MODE, self.owner)?;
-                Outcome::Created
+        Act::SetAccess(mode) => match root.look(path)? {
+            Entry::File(file) => file.set_access(*mode, owner())?,
+            _ => {
+                if let Some(directory) = root.follow_directory(path)? {
+                    directory.set_access(*mode, owner())?;
+                }
             }
-            // A stricter mode is its owner's choice.
-            Some(found) if found.mode & OTHERS_WRITE == 0 && self.owned(&found) => Outcome::Unchanged,
-            Some(found) => {
-                found.set_access(DIRECTORY_MODE, self.owner)?;
-                Outcome::Updated
-            }
-        };
-        self.report.push(path, outcome, None);
-        Ok(())
-    }
-
-    fn file(&mut self, path: &str, content: &Content<'_>, mode: u32, edits: Edits) -> Result<(), InstallError> {
-        let new = content.hash()?;
-        let entry = self.root.look(path)?;
-        let on_disk = match &entry {
-            Entry::Absent => OnDisk::Absent,
-            Entry::File(file) => {
-                OnDisk::File { content: hash_of_file(file)?, access: file.mode == mode && self.owned(file) }
-            }
-            Entry::Link(_) => OnDisk::Link,
-            Entry::Directory => return Err(self.in_the_way(path, "a directory")),
-            Entry::Special => return Err(self.in_the_way(path, "a device, pipe or socket")),
-        };
-        let action = decide(&on_disk, &new, self.manifest.recorded(path), edits);
-        let (outcome, remark) = match (action, &entry) {
-            (Action::Create, _) => {
-                self.make_parent(path)?;
-                self.write(path, content, mode)?;
-                (Outcome::Created, None)
-            }
-            (Action::Replace, _) => {
-                self.write(path, content, mode)?;
-                (Outcome::Updated, None)
-            }
-            (Action::Mend, Entry::File(file)) => {
-                let (was, uid, gid) = (file.mode, file.uid, file.gid);
-                file.set_access(mode, self.owner)?;
-                (Outcome::Updated, Some(format!("mode and owner, which were {was:04o} {uid}:{gid}")))
-            }
-            (Action::Leave | Action::Mend, _) => (Outcome::Unchanged, None),
-            (Action::Beside, _) => {
-                let beside = format!("{path}{BESIDE_SUFFIX}");
-                self.write_beside(&beside, content, &new, mode)?;
-                (Outcome::Kept, Some(format!("edited; the version that comes with guestd is {beside}")))
-            }
-        };
-        if outcome != Outcome::Kept && path != MANIFEST {
-            self.manifest.record(path, new);
+        },
+        Act::Write { content, mode, existing } => {
+            make_parent(root, path)?;
+            write(root, path, content, *mode, *existing)?;
         }
-        self.report.push(path, outcome, remark);
-        Ok(())
-    }
-
-    fn link(&mut self, path: &str, target: &str) -> Result<(), InstallError> {
-        let (outcome, remark) = match self.root.look(path)? {
-            Entry::Absent => {
-                self.make_parent(path)?;
-                self.root.make_link(path, target)?;
-                (Outcome::Created, None)
-            }
-            Entry::Link(found) if found.as_os_str() == target => (Outcome::Unchanged, None),
-            Entry::Link(found) => (Outcome::Kept, Some(format!("points to {}, not to {target}", found.display()))),
-            _ => (Outcome::Kept, Some(format!("is no link to {target}"))),
-        };
-        self.report.push(path, outcome, remark);
-        Ok(())
-    }
-
-    fn write_beside(&self, path: &str, content: &Content<'_>, new: &Sha256Hex, mode: u32) -> Result<(), InstallError> {
-        match self.root.look(path)? {
-            Entry::File(file) if file.mode == mode && hash_of_file(&file)? == *new => Ok(()),
-            Entry::Directory => Err(self.in_the_way(path, "a directory")),
-            _ => self.write(path, content, mode),
+        Act::Rewrite { text, mode, owner } => {
+            root.write(path, &mut text.as_slice(), *mode, *owner, Existing::Replace)?;
         }
+        Act::MakeLink(target) => {
+            make_parent(root, path)?;
+            root.make_link(path, target)?;
+        }
+        Act::ReplaceLink(target) => root.replace_link(path, target)?,
+        Act::SaveAndLink(target) => {
+            let saved = saved();
+            if !root.is_one(path, &saved)? {
+                root.add_name(path, name(&saved))?;
+            }
+            root.replace_link(path, target)?;
+        }
+        Act::Remove => drop(root.remove(path)?),
+        Act::RemoveDirectory => {
+            root.remove_directory(path)?;
+        }
+        Act::Restore => root.rename(&saved(), name(path))?,
     }
-
-    fn write(&self, path: &str, content: &Content<'_>, mode: u32) -> Result<(), InstallError> {
-        self.root.write(path, &mut content.reader()?, mode, self.owner, Existing::Replace)?;
-        Ok(())
-    }
-
-    fn make_parent(&self, path: &str) -> Result<(), RootDirError> {
-        let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
-        self.root.make_directories(parent, DIRECTORY_MODE, self.owner).map(drop)
-    }
-
-    fn owned(&self, file: &OpenFile) -> bool {
-        self.owner.is_none_or(|(uid, gid)| file.uid == uid.as_raw() && file.gid == gid.as_raw())
-    }
-
-    fn in_the_way(&self, path: &str, what: &'static str) -> InstallError {
-        InstallError::InTheWay { path: self.root.path().join(path.trim_start_matches('/')), what }
-    }
+    Ok(())
 }
 
-fn hash_of_file(file: &OpenFile) -> Result<Sha256Hex, RootDirError> {
-    Sha256Hex::of_stream(&mut file.reader()).map_err(|source| RootDirError::Content {
-        action: "read",
-        path: file.path().to_owned(),
-        source,
-    })
+fn write(root: &RootDir, path: &str, content: &Content<'_>, mode: u32, existing: Existing) -> Result<(), InstallError> {
+    root.write(path, &mut content.reader()?, mode, owner(), existing)?;
+    Ok(())
+}
+
+fn make_parent(root: &RootDir, path: &str) -> Result<(), RootDirError> {
+    let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+    root.make_directories(parent, DIRECTORY_MODE, owner()).map(drop)
+}
+
+fn name(path: &str) -> &str {
+    path.rsplit_once('/').map_or(path, |(_, name)| name)
 }

@@ -1,18 +1,37 @@
-//! What belongs into an image: every directory, file and link, its mode, and whether its owner may edit it.
+//! What belongs into an image: every directory, file, link and line, its mode, and whether its owner may edit it.
 
 use std::{borrow::Cow, io::Read};
 
-use super::{Init, InstallError, Program, manifest::Sha256Hex};
+use super::{
+    Init, InstallError, Program,
+    manifest::Sha256Hex,
+    openssh::{Reads, SSH, SSHD},
+    shipped::{self, Shipped},
+    survey::{Inittab, Survey},
+};
 use crate::keys::{AUTHORIZED_KEYS, GOLDEN_IDENTITY, GoldenPair};
 
 /// Where guestd's program is in an image.
-pub(super) const PROGRAM: &str = "/usr/local/bin/guestd";
+pub(crate) const PROGRAM: &str = "/usr/local/bin/guestd";
+
+/// Where the kernel looks for an init first.
+pub(super) const SBIN_INIT: &str = "/sbin/init";
+
+/// All below it is about keys, and stays as it is in a run without keys.
+const KEYS: &str = "/etc/guestd/ssh/";
 
 /// What was chosen for an installation.
 pub(super) struct Selection<'run> {
-    pub(super) init: Init,
+    pub(super) survey: &'run Survey,
     pub(super) keys: Option<&'run GoldenPair>,
     pub(super) program: &'run Program,
+}
+
+impl Selection<'_> {
+    /// Whether what a former run has put at `path` stays, though this run has nothing for it.
+    pub(super) fn stays(&self, path: &str) -> bool {
+        self.keys.is_none() && path.starts_with(KEYS)
+    }
 }
 
 /// Something that an image should have.
@@ -23,12 +42,23 @@ pub(super) struct Wanted<'run> {
 
 /// What it is.
 pub(super) enum Piece<'run> {
-    /// A directory that only root writes to.
-    Directory,
+    /// A directory: one that only root writes to, or, to mount something on, any.
+    Directory { roots_alone: bool },
     /// A file.
     File { content: Content<'run>, mode: u32, edits: Edits },
     /// A symbolic link.
-    Link { target: &'static str },
+    Link { target: &'static str, former: Former },
+    /// Lines in a file of somebody else's.
+    Lines(&'static str),
+}
+
+/// What happens to something else in the place of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Former {
+    /// It stays.
+    Kept,
+    /// It gets another name, and its own again when guestd is taken out.
+    Saved,
 }
 
 /// What happens to a file that somebody edited.
@@ -41,6 +71,7 @@ pub(super) enum Edits {
 }
 
 /// A file's content; a program is read as a stream.
+#[derive(Clone)]
 pub(super) enum Content<'run> {
     Text(Cow<'run, str>),
     Program(&'run Program),
@@ -69,47 +100,51 @@ impl Content<'_> {
     }
 }
 
-/// A file of `rootfs-overlay/`, with the path under which it lands in the image.
-macro_rules! overlay {
-    ($path:literal) => {
-        ($path, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/rootfs-overlay", $path)))
-    };
-}
-
-/// Files for every image.
-const FILES: [(&str, &str); 3] = [
-    overlay!("/etc/guestd/config.toml"),
-    overlay!("/etc/ssh/sshd_config.d/10-guestd.conf"),
-    overlay!("/etc/ssh/ssh_config.d/10-guestd.conf"),
+/// Directories that are guestd's own, parents first. sshd insists on those of keys being root's alone, and what is in those of hooks
+/// is run by root.
+const DIRECTORIES: [&str; 8] = [
+    "/etc/guestd",
+    "/etc/guestd/ssh",
+    AUTHORIZED_KEYS,
+    "/etc/guestd/hooks.d",
+    "/etc/guestd/hooks.d/pre-snapshot.d",
+    "/etc/guestd/hooks.d/pre-thaw.d",
+    "/etc/guestd/hooks.d/post-restore.d",
+    "/usr/local/share/guestd",
 ];
 
-/// Files for an image with systemd.
-const SYSTEMD_FILES: [(&str, &str); 3] = [
-    overlay!("/etc/modules-load.d/guestd.conf"),
-    overlay!("/etc/systemd/system/guestd.service"),
-    overlay!("/etc/systemd/system/guestd-ssh-hostkeys.service"),
-];
+/// What `guestd init` mounts on. A root file system that was exported from a container may lack some.
+const MOUNT_POINTS: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
 
-/// Links for an image with systemd: what `systemctl enable` makes. Path and target, as in `rootfs-overlay/`.
-const SYSTEMD_LINKS: [(&str, &str); 2] = [
-    ("/etc/systemd/system/sysinit.target.wants/guestd.service", "../guestd.service"),
-    ("/etc/systemd/system/multi-user.target.wants/guestd-ssh-hostkeys.service", "../guestd-ssh-hostkeys.service"),
-];
-
-/// Directories that are guestd's own, parents first. sshd insists on these being root's alone.
-const DIRECTORIES: [&str; 4] = ["/etc/guestd", "/etc/guestd/ssh", AUTHORIZED_KEYS, "/usr/local/share/guestd"];
-
-/// Everything that an image should have, in the order in which it is put there.
+/// Everything that an image should have, in the order in which it is put there: what starts guestd comes after what it starts.
 pub(super) fn wanted<'run>(selection: &Selection<'run>) -> Vec<Wanted<'run>> {
+    let survey = selection.survey;
     let mut wanted = vec![
         file(PROGRAM, Content::Program(selection.program), 0o755, Edits::Replaced),
         link("/usr/local/bin/guestctl", "guestd"),
     ];
-    wanted.extend(DIRECTORIES.map(|path| Wanted { path: path.into(), piece: Piece::Directory }));
-    wanted.extend(FILES.map(text));
-    if selection.init == Init::Systemd {
-        wanted.extend(SYSTEMD_FILES.map(text));
-        wanted.extend(SYSTEMD_LINKS.map(|(path, target)| link(path, target)));
+    wanted.extend(DIRECTORIES.map(|path| directory(path, true)));
+    wanted.extend(shipped::EVERYWHERE.iter().map(shipped_file));
+    for (part, reads) in [(&SSHD, survey.sshd), (&SSH, survey.ssh)] {
+        if reads == Reads::ByLine {
+            wanted.push(lines(part.config, part.include));
+        }
+    }
+    if survey.init == Init::Pid1 {
+        wanted.push(directory("/etc/guestd/services", true));
+        wanted.extend(MOUNT_POINTS.map(|path| directory(path, false)));
+    }
+    wanted.extend(shipped::of(survey.init, survey.sshd != Reads::Missing).map(shipped_file));
+    match survey.init {
+        Init::Systemd => wanted.extend(shipped::SYSTEMD_LINKS.map(|(path, target)| link(path, target))),
+        Init::Openrc => wanted.push(link(survey.runlevel, shipped::OPENRC_SCRIPT)),
+        Init::Busybox if survey.inittab == Inittab::TakesLine => wanted.push(lines("/etc/inittab", shipped::INITTAB)),
+        Init::Runit => wanted.push(link(survey.runit_link, shipped::RUNIT_SERVICE)),
+        Init::Pid1 => {
+            wanted
+                .push(Wanted { path: SBIN_INIT.into(), piece: Piece::Link { target: PROGRAM, former: Former::Saved } });
+        }
+        Init::Busybox | Init::None => {}
     }
     if let Some(pair) = selection.keys {
         let authorized = Content::Text(pair.public_text().into());
@@ -119,8 +154,12 @@ pub(super) fn wanted<'run>(selection: &Selection<'run>) -> Vec<Wanted<'run>> {
     wanted
 }
 
-fn text<'run>((path, content): (&'static str, &'static str)) -> Wanted<'run> {
-    file(path, Content::Text(content.into()), 0o644, Edits::Kept)
+fn directory<'run>(path: &'static str, roots_alone: bool) -> Wanted<'run> {
+    Wanted { path: path.into(), piece: Piece::Directory { roots_alone } }
+}
+
+fn shipped_file<'run>(shipped: &Shipped) -> Wanted<'run> {
+    file(shipped.path, Content::Text(shipped.text.into()), shipped.mode, Edits::Kept)
 }
 
 fn file(path: impl Into<Cow<'static, str>>, content: Content<'_>, mode: u32, edits: Edits) -> Wanted<'_> {
@@ -128,40 +167,16 @@ fn file(path: impl Into<Cow<'static, str>>, content: Content<'_>, mode: u32, edi
 }
 
 fn link<'run>(path: &'static str, target: &'static str) -> Wanted<'run> {
-    Wanted { path: path.into(), piece: Piece::Link { target } }
+    Wanted { path: path.into(), piece: Piece::Link { target, former: Former::Kept } }
+}
+
+fn lines<'run>(path: &'static str, lines: &'static str) -> Wanted<'run> {
+    Wanted { path: path.into(), piece: Piece::Lines(lines) }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, fs, path::Path};
-
     use super::*;
-
-    /// Paths of `rootfs-overlay/` below `dir`; links with their target.
-    fn walk(base: &Path, dir: &Path, found: &mut BTreeMap<String, Option<String>>) {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            let kind = fs::symlink_metadata(&path).unwrap().file_type();
-            let shown = format!("/{}", path.strip_prefix(base).unwrap().display());
-            if kind.is_dir() {
-                walk(base, &path, found);
-            } else if kind.is_symlink() {
-                found.insert(shown, Some(fs::read_link(&path).unwrap().display().to_string()));
-            } else {
-                found.insert(shown, None);
-            }
-        }
-    }
-
-    #[test]
-    fn everything_in_the_overlay_is_installed_and_nothing_else_is_embedded() {
-        let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("rootfs-overlay");
-        let mut there = BTreeMap::new();
-        walk(&overlay, &overlay, &mut there);
-        let files = FILES.iter().chain(&SYSTEMD_FILES).map(|(path, _)| ((*path).to_owned(), None));
-        let links = SYSTEMD_LINKS.iter().map(|(path, target)| ((*path).to_owned(), Some((*target).to_owned())));
-        assert_eq!(files.chain(links).collect::<BTreeMap<_, _>>(), there);
-    }
 
     #[test]
     fn a_parent_directory_comes_before_what_is_in_it() {

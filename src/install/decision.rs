@@ -1,20 +1,24 @@
-//! What to do about one file: pure, from what is on disk, what was installed last and what is to be installed.
+//! What to do about one path: pure, from what is there, what was installed last and what is to be installed.
 
-use super::{contents::Edits, manifest::Sha256Hex};
+use super::contents::{Edits, Former};
+use crate::marked::Marked;
 
-/// What is at the file's path.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is at a file's path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OnDisk {
     Absent,
     File {
-        content: Sha256Hex,
-        /// Whether mode and owner are as they should be.
+        /// Its content is what is to be installed.
+        is_new: bool,
+        /// Its content is what was installed last.
+        is_recorded: bool,
+        /// Mode and owner are as they should be.
         access: bool,
     },
     Link,
 }
 
-/// What to do.
+/// What to do about a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     /// Write it where nothing was.
@@ -29,18 +33,12 @@ pub(super) enum Action {
     Beside,
 }
 
-/// `new` is the content to be installed, `recorded` that of the last installation.
-pub(super) fn decide(on_disk: &OnDisk, new: &Sha256Hex, recorded: Option<&Sha256Hex>, edits: Edits) -> Action {
+pub(super) fn decide(on_disk: OnDisk, edits: Edits) -> Action {
     match on_disk {
         OnDisk::Absent => Action::Create,
-        OnDisk::File { content, access } if content == new => {
-            if *access {
-                Action::Leave
-            } else {
-                Action::Mend
-            }
-        }
-        OnDisk::File { content, .. } if recorded == Some(content) => Action::Replace,
+        OnDisk::File { is_new: true, access: true, .. } => Action::Leave,
+        OnDisk::File { is_new: true, .. } => Action::Mend,
+        OnDisk::File { is_recorded: true, .. } => Action::Replace,
         OnDisk::File { .. } | OnDisk::Link => match edits {
             Edits::Kept => Action::Beside,
             Edits::Replaced => Action::Replace,
@@ -48,44 +46,137 @@ pub(super) fn decide(on_disk: &OnDisk, new: &Sha256Hex, recorded: Option<&Sha256
     }
 }
 
+/// What is at a link's path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InPlace<'image> {
+    Absent,
+    Link(&'image str),
+    /// A file, directory or device.
+    Other,
+}
+
+/// What has the name under which the former file or link would be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SavedName {
+    Free,
+    /// The file or link itself: a run was interrupted after it gave that name, and before it made the link.
+    TheSame,
+    Taken,
+}
+
+/// What to do about a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LinkAction {
+    /// Make it where nothing was.
+    Create,
+    /// Nothing.
+    Leave,
+    /// Make it in the place of the one that was installed last.
+    Replace,
+    /// Give what is there its other name, unless it has that already, and make the link in its place.
+    Save,
+    /// Leave what somebody put there.
+    Keep,
+}
+
+/// `recorded` is the target of the link that was installed last.
+pub(super) fn decide_link(
+    there: InPlace<'_>,
+    target: &str,
+    recorded: Option<&str>,
+    former: Former,
+    saved: SavedName,
+) -> LinkAction {
+    match there {
+        InPlace::Absent => LinkAction::Create,
+        InPlace::Link(found) if found == target => LinkAction::Leave,
+        InPlace::Link(found) if recorded == Some(found) => LinkAction::Replace,
+        InPlace::Link(_) | InPlace::Other if former == Former::Saved && saved != SavedName::Taken => LinkAction::Save,
+        InPlace::Link(_) | InPlace::Other => LinkAction::Keep,
+    }
+}
+
+/// What to do about guestd's lines in a file of somebody else's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LinesAction {
+    /// Put them in, or in the place of those that were installed last.
+    Put,
+    /// Nothing.
+    Leave,
+    /// Leave what somebody made of them.
+    Keep,
+}
+
+/// `is_recorded` says that the lines that are there are what was installed last.
+pub(super) fn decide_lines(there: Marked<'_>, new: &str, is_recorded: bool) -> LinesAction {
+    match there {
+        Marked::Absent => LinesAction::Put,
+        Marked::Lines(found) if found == new.as_bytes() => LinesAction::Leave,
+        Marked::Lines(_) if is_recorded => LinesAction::Put,
+        Marked::Lines(_) | Marked::Broken => LinesAction::Keep,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn file(content: &str, access: bool) -> OnDisk {
-        OnDisk::File { content: Sha256Hex::of(content.as_bytes()), access }
-    }
-
-    fn decided(on_disk: &OnDisk, recorded: Option<&str>, edits: Edits) -> Action {
-        let recorded = recorded.map(|text| Sha256Hex::of(text.as_bytes()));
-        decide(on_disk, &Sha256Hex::of(b"new"), recorded.as_ref(), edits)
+    fn file(is_new: bool, is_recorded: bool, access: bool) -> OnDisk {
+        OnDisk::File { is_new, is_recorded, access }
     }
 
     #[test]
     fn a_missing_file_is_written_also_when_it_was_installed_before() {
-        assert_eq!(decided(&OnDisk::Absent, None, Edits::Kept), Action::Create);
-        assert_eq!(decided(&OnDisk::Absent, Some("old"), Edits::Kept), Action::Create);
+        assert_eq!(decide(OnDisk::Absent, Edits::Kept), Action::Create);
     }
 
     #[test]
     fn the_same_content_is_left_and_its_access_mended_whoever_put_it_there() {
-        for recorded in [None, Some("old"), Some("new")] {
-            assert_eq!(decided(&file("new", true), recorded, Edits::Kept), Action::Leave);
-            assert_eq!(decided(&file("new", false), recorded, Edits::Kept), Action::Mend);
+        for is_recorded in [false, true] {
+            assert_eq!(decide(file(true, is_recorded, true), Edits::Kept), Action::Leave);
+            assert_eq!(decide(file(true, is_recorded, false), Edits::Kept), Action::Mend);
         }
     }
 
     #[test]
     fn an_old_version_is_replaced_only_if_it_is_as_it_was_installed() {
-        assert_eq!(decided(&file("old", true), Some("old"), Edits::Kept), Action::Replace);
-        assert_eq!(decided(&file("edited", true), Some("old"), Edits::Kept), Action::Beside);
-        assert_eq!(decided(&file("somebody's", true), None, Edits::Kept), Action::Beside);
-        assert_eq!(decided(&OnDisk::Link, Some("old"), Edits::Kept), Action::Beside);
+        assert_eq!(decide(file(false, true, true), Edits::Kept), Action::Replace);
+        assert_eq!(decide(file(false, false, true), Edits::Kept), Action::Beside);
+        assert_eq!(decide(OnDisk::Link, Edits::Kept), Action::Beside);
     }
 
     #[test]
     fn a_program_is_replaced_whatever_it_was() {
-        assert_eq!(decided(&file("somebody's", true), None, Edits::Replaced), Action::Replace);
-        assert_eq!(decided(&OnDisk::Link, None, Edits::Replaced), Action::Replace);
+        assert_eq!(decide(file(false, false, true), Edits::Replaced), Action::Replace);
+        assert_eq!(decide(OnDisk::Link, Edits::Replaced), Action::Replace);
+    }
+
+    #[test]
+    fn a_link_takes_only_the_place_of_one_that_was_installed() {
+        let decided = |there, recorded| decide_link(there, "new", recorded, Former::Kept, SavedName::Free);
+        assert_eq!(decided(InPlace::Absent, None), LinkAction::Create);
+        assert_eq!(decided(InPlace::Link("new"), None), LinkAction::Leave);
+        assert_eq!(decided(InPlace::Link("old"), Some("old")), LinkAction::Replace);
+        assert_eq!(decided(InPlace::Link("other"), Some("old")), LinkAction::Keep);
+        assert_eq!(decided(InPlace::Other, Some("old")), LinkAction::Keep);
+    }
+
+    #[test]
+    fn what_is_saved_is_never_written_over() {
+        let decided = |there, saved| decide_link(there, "guestd", Some("guestd"), Former::Saved, saved);
+        for there in [InPlace::Other, InPlace::Link("systemd")] {
+            assert_eq!(decided(there, SavedName::Free), LinkAction::Save);
+            assert_eq!(decided(there, SavedName::TheSame), LinkAction::Save);
+            assert_eq!(decided(there, SavedName::Taken), LinkAction::Keep);
+        }
+    }
+
+    #[test]
+    fn lines_that_somebody_edited_stay_and_those_that_somebody_took_out_come_back() {
+        assert_eq!(decide_lines(Marked::Absent, "new\n", false), LinesAction::Put);
+        assert_eq!(decide_lines(Marked::Lines(b"new\n"), "new\n", false), LinesAction::Leave);
+        assert_eq!(decide_lines(Marked::Lines(b"old\n"), "new\n", true), LinesAction::Put);
+        assert_eq!(decide_lines(Marked::Lines(b"mine\n"), "new\n", false), LinesAction::Keep);
+        assert_eq!(decide_lines(Marked::Broken, "new\n", true), LinesAction::Keep);
     }
 }

@@ -2,15 +2,15 @@
 
 /// What a program needs from the machine and the image that it runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Elf {
+pub(crate) struct Elf {
     /// `e_machine`.
-    pub(super) machine: u16,
+    pub(crate) machine: u16,
     /// Whether it needs a dynamic loader, and so the C library that it was linked with.
-    pub(super) dynamic: bool,
+    pub(crate) dynamic: bool,
 }
 
 /// How much of a file [`Elf::parse`] wants to see: the header and any usual number of program headers.
-pub(super) const HEAD_BYTES: u64 = 8 * 1024;
+pub(crate) const HEAD_BYTES: u64 = 8 * 1024;
 
 const EI_CLASS: usize = 4;
 const EI_DATA: usize = 5;
@@ -20,7 +20,7 @@ const PT_INTERP: u32 = 3;
 
 impl Elf {
     /// Reads the head of a file; `None` when it is not an ELF file.
-    pub(super) fn parse(head: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(head: &[u8]) -> Option<Self> {
         if !head.starts_with(b"\x7fELF") {
             return None;
         }
@@ -38,7 +38,7 @@ impl Elf {
     }
 
     /// Name of the machine, as `uname -m` has it.
-    pub(super) fn machine_name(self) -> String {
+    pub(crate) fn machine_name(self) -> String {
         match self.machine {
             3 => "i686".to_owned(),
             40 => "arm".to_owned(),

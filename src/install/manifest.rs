@@ -1,9 +1,18 @@
-//! The record of what was installed, by which an edit is told from an old version.
+//! The record of what was installed, by which an edit is told from an old version, and what is guestd's from what is not.
 //!
-//! It is in the format of sha256sum(1), so that `sha256sum --check` in the image lists what was edited since.
+//! Files are in the format of sha256sum(1), so that `sha256sum --check` in the image lists what was edited since. What has no hash of a whole
+//! file is in comments of that format. A path has more than one hash while an installation is under way: the old and the new content.
+//!
+//! ```text
+//! HASH  /usr/local/bin/guestd
+//! #directory  /etc/guestd                             made by guestd
+//! #link  guestd  /usr/local/bin/guestctl              its target
+//! #lines  HASH  /etc/inittab                          guestd's own lines in a file of somebody else's
+//! #saved  /sbin/init                                  what was there has the name with `.guestd-saved`
+//! ```
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
     io::{self, Read},
 };
@@ -17,7 +26,7 @@ const HEADER: &str =
     "# Files that `guestd install` put here. `sha256sum --check` with this file shows what was edited since.\n";
 
 /// A SHA-256 hash in lower-case hexadecimal.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Sha256Hex(String);
 
 impl Sha256Hex {
@@ -56,39 +65,118 @@ impl Sha256Hex {
     }
 }
 
-/// Hash of each installed file by its path in the image.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// What was installed, by its path in the image.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Manifest {
-    files: BTreeMap<String, Sha256Hex>,
+    /// Files, with the hash of their content.
+    pub(super) files: Hashes,
+    /// Files of somebody else's, with the hash of guestd's lines in them.
+    pub(super) lines: Hashes,
+    /// Links, with their target.
+    pub(super) links: BTreeMap<String, String>,
+    /// Directories that were missing before.
+    pub(super) directories: BTreeSet<String>,
+    /// Paths whose former file or link has another name.
+    pub(super) saved: BTreeSet<String>,
+}
+
+/// Hashes by path; usually one each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Hashes(BTreeMap<String, BTreeSet<Sha256Hex>>);
+
+impl Hashes {
+    pub(super) fn record(&mut self, path: &str, content: Sha256Hex) {
+        self.0.entry(path.to_owned()).or_default().insert(content);
+    }
+
+    /// Whether this is what was installed.
+    pub(super) fn has(&self, path: &str, content: &Sha256Hex) -> bool {
+        self.0.get(path).is_some_and(|hashes| hashes.contains(content))
+    }
+
+    pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// Takes over what another record has of a path.
+    pub(super) fn keep(&mut self, path: &str, from: &Self) {
+        if let Some(hashes) = from.0.get(path) {
+            self.0.entry(path.to_owned()).or_default().extend(hashes.iter().cloned());
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        for path in other.paths() {
+            self.keep(path, other);
+        }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (&String, &Sha256Hex)> {
+        self.0.iter().flat_map(|(path, hashes)| hashes.iter().map(move |hash| (path, hash)))
+    }
 }
 
 impl Manifest {
     /// Reads a record and says how many of its lines are none. A file that has no line counts as edited.
     pub(super) fn parse(text: &str) -> (Self, usize) {
         let mut manifest = Self::default();
-        let mut malformed = 0;
-        for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
-            match line.split_once("  ").and_then(|(hash, path)| Some((Sha256Hex::parse(hash)?, path))) {
-                Some((hash, path)) => manifest.record(path, hash),
-                None => malformed += 1,
-            }
-        }
+        let malformed = text.lines().filter(|line| !line.is_empty() && !manifest.take(line)).count();
         (manifest, malformed)
     }
 
-    pub(super) fn recorded(&self, path: &str) -> Option<&Sha256Hex> {
-        self.files.get(path)
+    fn take(&mut self, line: &str) -> bool {
+        let (kind, path) = match line.split_once("  ") {
+            Some((kind, path)) if kind.starts_with('#') => (kind, path),
+            Some((hash, path)) => return note(&mut self.files, hash, path),
+            // A comment for people.
+            None => return line.starts_with('#'),
+        };
+        match (kind, path.split_once("  ")) {
+            ("#directory", None) => self.directories.insert(path.to_owned()),
+            ("#saved", None) => self.saved.insert(path.to_owned()),
+            ("#link", Some((target, path))) => self.links.insert(path.to_owned(), target.to_owned()).is_none(),
+            ("#lines", Some((hash, path))) => note(&mut self.lines, hash, path),
+            _ => false,
+        }
     }
 
-    pub(super) fn record(&mut self, path: &str, content: Sha256Hex) {
-        self.files.insert(path.to_owned(), content);
+    /// What is there while an installation is under way: what was before and what will be.
+    pub(super) fn with(&self, later: &Self) -> Self {
+        let mut both = self.clone();
+        both.files.add(&later.files);
+        both.lines.add(&later.lines);
+        both.links.extend(later.links.iter().map(|(path, target)| (path.clone(), target.clone())));
+        both.directories.extend(later.directories.iter().cloned());
+        both.saved.extend(later.saved.iter().cloned());
+        both
     }
+}
+
+fn note(hashes: &mut Hashes, hash: &str, path: &str) -> bool {
+    let hash = Sha256Hex::parse(hash);
+    let is_one = hash.is_some();
+    if let Some(hash) = hash {
+        hashes.record(path, hash);
+    }
+    is_one
 }
 
 impl fmt::Display for Manifest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(HEADER)?;
-        self.files.iter().try_for_each(|(path, Sha256Hex(hash))| writeln!(formatter, "{hash}  {path}"))
+        for (path, Sha256Hex(hash)) in self.files.entries() {
+            writeln!(formatter, "{hash}  {path}")?;
+        }
+        for path in &self.directories {
+            writeln!(formatter, "#directory  {path}")?;
+        }
+        for (path, target) in &self.links {
+            writeln!(formatter, "#link  {target}  {path}")?;
+        }
+        for (path, Sha256Hex(hash)) in self.lines.entries() {
+            writeln!(formatter, "#lines  {hash}  {path}")?;
+        }
+        self.saved.iter().try_for_each(|path| writeln!(formatter, "#saved  {path}"))
     }
 }
 
@@ -96,12 +184,32 @@ impl fmt::Display for Manifest {
 mod tests {
     use super::*;
 
+    fn full() -> Manifest {
+        let mut manifest = Manifest::default();
+        manifest.files.record("/etc/guestd/config.toml", Sha256Hex::of(b"one"));
+        manifest.files.record("/path with blanks", Sha256Hex::of(b"two"));
+        manifest.lines.record("/etc/inittab", Sha256Hex::of(b"three"));
+        manifest.links.insert("/usr/local/bin/guestctl".into(), "guestd".into());
+        manifest.directories.insert("/etc/guestd".into());
+        manifest.saved.insert("/sbin/init".into());
+        manifest
+    }
+
     #[test]
     fn a_record_reads_back_as_it_was_written() {
-        let mut manifest = Manifest::default();
-        manifest.record("/etc/guestd/config.toml", Sha256Hex::of(b"one"));
-        manifest.record("/path with  blanks", Sha256Hex::of(b"two"));
-        assert_eq!(Manifest::parse(&manifest.to_string()), (manifest, 0));
+        assert_eq!(Manifest::parse(&full().to_string()), (full(), 0));
+    }
+
+    #[test]
+    fn while_an_installation_is_under_way_the_old_and_the_new_content_count() {
+        let mut later = Manifest::default();
+        later.files.record("/etc/guestd/config.toml", Sha256Hex::of(b"later"));
+        let both = full().with(&later);
+        assert_eq!(Manifest::parse(&both.to_string()), (both.clone(), 0));
+        for content in [&b"one"[..], b"later"] {
+            assert!(both.files.has("/etc/guestd/config.toml", &Sha256Hex::of(content)));
+        }
+        assert_eq!(both.with(&full()), both);
     }
 
     #[test]
@@ -114,9 +222,11 @@ mod tests {
     #[test]
     fn lines_that_are_none_are_counted_and_the_others_hold() {
         let hash = "0".repeat(64);
-        let text = format!("{hash}  /a\nnonsense\n{hash} /one-blank\nABC  /short\n");
+        let text = format!(
+            "# a comment\n\n{hash}  /a\nnonsense\n{hash} /one-blank\nABC  /short\n#lines  ABC  /b\n#other  /c\n"
+        );
         let (manifest, malformed) = Manifest::parse(&text);
-        assert_eq!(malformed, 3);
-        assert!(manifest.recorded("/a").is_some());
+        assert_eq!(malformed, 5);
+        assert_eq!(manifest.files.paths().collect::<Vec<_>>(), ["/a"]);
     }
 }

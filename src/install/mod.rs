@@ -1,28 +1,39 @@
-//! `guestd install --root DIR`: the build step that puts guestd into a root file system.
+//! `guestd install --root DIR` and `guestd uninstall --root DIR`: the build step that puts guestd into a root file system, and its undoing.
 //!
-//! Owns: what is installed (`contents`), what is decided for each path (`decision`, pure), what is done about it
+//! Owns: which init system an image has (`detect`), what else is seen in it (`survey`, `openssh`), what is installed (`contents`,
+//! `shipped`), what is decided for each path (`decision`, pure), all steps before the first is done (`plan`, `removal`), their doing
 //! (`apply`), the record of what was installed (`manifest`), what the builder should know (`notes`).
-//! The files themselves are those of `rootfs-overlay/`, embedded; laying that directory on an image first is the same.
 //!
 //! ```text
-//! on disk              recorded    installed now         outcome
-//! absent               any         written               created
-//! same content         any         left, access mended   unchanged, updated
-//! other content        same        replaced              updated
-//! other content        otherwise   FILE.guestd-new       kept: somebody edited it
+//! on disk              recorded    installed now         outcome             uninstalled
+//! absent               any         written               created             nothing
+//! same content         any         left, access mended   unchanged, updated  removed
+//! other content        same        replaced              updated             removed
+//! other content        otherwise   FILE.guestd-new       kept: edited        kept
+//! recorded, not wanted same        removed               removed             removed
 //! ```
+//!
+//! The files are those of `rootfs-overlay/` and `image/init-overlays/`, embedded. Into files of somebody else's (`/etc/inittab`, OpenSSH's
+//! configuration where it does not include what is beside it) go marked lines, which come out again without a trace. What `--init pid1`
+//! takes the place of, `/sbin/init`, keeps another name until then.
 //!
 //! A file that was removed comes back: to keep a unit from starting, mask it (`systemctl --root DIR mask guestd`), which
 //! is an edit. Nothing of the image is executed, so that its architecture does not matter, and no path is followed out
-//! of it. Refused: an image without the directory, keys that are no pair, a directory where a file belongs.
+//! of it. Refused, before anything is written: an image without the directory, keys that are no pair, a directory where a file belongs.
 
 mod apply;
 mod contents;
 mod decision;
-mod elf;
+mod detect;
+pub(crate) mod elf;
 mod manifest;
 mod notes;
+mod openssh;
+mod plan;
+mod removal;
 mod report;
+mod shipped;
+mod survey;
 
 use std::{
     fs::File,
@@ -37,21 +48,23 @@ use crate::{
     keys::{GoldenError, GoldenPair},
     sys::root_dir::{RootDir, RootDirError},
 };
+pub(crate) use contents::PROGRAM;
 use contents::Selection;
+use manifest::MANIFEST;
+use plan::{Plan, Step};
+use removal::Removal;
+use survey::Survey;
 
 /// Where a running program finds itself.
 const RUNNING_PROGRAM: &str = "/proc/self/exe";
 
-/// systemd itself, in the order in which distributions have it.
-const SYSTEMD: [&str; 2] = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"];
-
-/// Puts guestd, its units, its SSH configuration and the golden keys into a root file system. A second run changes nothing.
+/// Puts guestd, what starts it, its SSH configuration and the golden keys into a root file system. A second run changes nothing.
 #[derive(Debug, Clone, clap::Args)]
 pub struct InstallArgs {
     /// Root directory of the image
     #[arg(long, value_name = "DIR")]
     pub root: PathBuf,
-    /// Init system that starts guestd [default: systemd if the image has it, else none]
+    /// Init system that starts guestd [default: the one that the image has; pid1 where it has none]
     #[arg(long, value_enum)]
     pub init: Option<Init>,
     /// Directory with the golden key pair, as `guestd keygen` makes it. Without it keys are left as they are
@@ -60,6 +73,20 @@ pub struct InstallArgs {
     /// guestd's program, for an image of another architecture [default: the running one]
     #[arg(long, value_name = "FILE")]
     pub binary: Option<PathBuf>,
+    /// Say what would be done, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Takes out of a root file system what `guestd install` has put there. What was edited since stays, and is named.
+#[derive(Debug, Clone, clap::Args)]
+pub struct UninstallArgs {
+    /// Root directory of the image
+    #[arg(long, value_name = "DIR")]
+    pub root: PathBuf,
+    /// Say what would be done, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// What starts guestd in the image.
@@ -67,6 +94,14 @@ pub struct InstallArgs {
 pub enum Init {
     /// Units, enabled.
     Systemd,
+    /// A script, in a runlevel.
+    Openrc,
+    /// A script that rcS calls, and a line in /etc/inittab where there is one.
+    Busybox,
+    /// A service directory, among those that run.
+    Runit,
+    /// guestd itself is the image's init: `/sbin/init` is a link to it.
+    Pid1,
     /// Nothing: the image has its own way.
     None,
 }
@@ -99,44 +134,93 @@ pub enum InstallError {
         /// What is there.
         what: &'static str,
     },
-    /// Something in the image could not be read or written.
+    /// Two installations into one image would remove each other's temporary files.
+    #[error("another `guestd install` is at work in {root}; wait until it has ended", root = root.display())]
+    AtWork {
+        /// The image.
+        root: PathBuf,
+    },
+    /// Something in the image could not be read; nothing has been written.
     #[error(transparent)]
     Files(#[from] RootDirError),
+    /// Something in the image could not be written.
+    #[error("{cause}; the image is not finished: when that is mended, the same command completes it")]
+    Unfinished {
+        /// What could not be done.
+        cause: Box<InstallError>,
+    },
 }
 
 /// Runs `guestd install` and prints what was done.
 pub fn run(args: &InstallArgs) -> anyhow::Result<()> {
-    let report = install(args)?;
+    print(&install(args)?)
+}
+
+/// Runs `guestd uninstall` and prints what was done.
+pub fn run_uninstall(args: &UninstallArgs) -> anyhow::Result<()> {
+    print(&uninstall(args)?)
+}
+
+fn print(report: &Report) -> anyhow::Result<()> {
     // Not print!, which panics when the reader is gone.
     io::stdout().write_all(report.to_string().as_bytes()).context("cannot print the report; the image is complete")
 }
 
 /// Installs into `args.root` and says what was done for each path.
 pub fn install(args: &InstallArgs) -> Result<Report, InstallError> {
-    let root = RootDir::open(&args.root)?;
+    let root = open(&args.root)?;
     let keys = args.keys.as_deref().map(load_keys).transpose()?;
     let program = Program::open(args.binary.as_deref().unwrap_or(Path::new(RUNNING_PROGRAM)))?;
     let init = match args.init {
         Some(init) => init,
-        None => detect_init(&root)?,
+        None => detect::detect(&root)?,
     };
-    let wanted = contents::wanted(&Selection { init, keys: keys.as_ref(), program: &program });
-    let mut report = apply::apply(&root, &wanted)?;
-    report.notes.extend(notes::notes(&notes::Survey::of(&root, init, &program)?));
-    Ok(report)
+    let survey = Survey::of(&root, init, &program, keys.is_some())?;
+    let selection = Selection { survey: &survey, keys: keys.as_ref(), program: &program };
+    let mut plan = plan::plan(&root, contents::wanted(&selection), &selection)?;
+    plan.notes.extend(notes::notes(&survey));
+    carry_out(&root, plan, args.dry_run)
+}
+
+/// Takes out of `args.root` what was installed and says what was done for each path.
+pub fn uninstall(args: &UninstallArgs) -> Result<Report, InstallError> {
+    let root = open(&args.root)?;
+    let Some((record, note)) = plan::read_manifest(&root)? else {
+        let note = format!("there is no record ({MANIFEST}) of an installation in {}", args.root.display());
+        return Ok(Report { is_dry: args.dry_run, notes: vec![note], ..Report::default() });
+    };
+    let steps = removal_of(&root, &record)?;
+    carry_out(&root, Plan { steps, meanwhile: None, notes: note.into_iter().collect() }, args.dry_run)
+}
+
+/// The record goes when all that it names is gone, and what is above it after it: an interrupted run can be completed.
+fn removal_of(root: &RootDir, record: &manifest::Manifest) -> Result<Vec<Step<'static>>, InstallError> {
+    let above_record = |directory: &str| MANIFEST.starts_with(&format!("{directory}/"));
+    let mut removal = Removal::new(root, record);
+    removal.links(|_| true)?;
+    removal.lines(|_| true)?;
+    removal.files(|_| true)?;
+    removal.directories(|directory| !above_record(directory), true)?;
+    removal.remove(MANIFEST);
+    removal.directories(above_record, true)?;
+    Ok(removal.end().0)
+}
+
+fn carry_out(root: &RootDir, plan: Plan<'_>, is_dry: bool) -> Result<Report, InstallError> {
+    if !is_dry {
+        apply::apply(root, &plan).map_err(|cause| InstallError::Unfinished { cause: Box::new(cause) })?;
+    }
+    Ok(Report { is_dry, lines: plan.steps.into_iter().map(|step| step.line).collect(), notes: plan.notes })
+}
+
+/// Opens an image and keeps others from installing into it until the value is dropped.
+fn open(path: &Path) -> Result<RootDir, InstallError> {
+    let root = RootDir::open(path)?;
+    if root.lock()? { Ok(root) } else { Err(InstallError::AtWork { root: path.to_owned() }) }
 }
 
 fn load_keys(dir: &Path) -> Result<GoldenPair, InstallError> {
     GoldenPair::load(&RootDir::open(dir)?)?.ok_or_else(|| InstallError::NoKeys { dir: dir.to_owned() })
-}
-
-fn detect_init(root: &RootDir) -> Result<Init, RootDirError> {
-    for path in SYSTEMD {
-        if root.follow(path)?.is_some() {
-            return Ok(Init::Systemd);
-        }
-    }
-    Ok(Init::None)
 }
 
 /// guestd's program, open.
@@ -181,9 +265,9 @@ mod tests {
 
     #[test]
     fn an_init_system_that_is_not_supported_is_refused_with_those_that_are() {
-        let args = Cli::try_parse_from(["install", "--root", "/image", "--init", "systemd"]).unwrap().install;
-        assert_eq!(args.init, Some(Init::Systemd));
-        let message = Cli::try_parse_from(["install", "--root", "/image", "--init", "openrc"]).unwrap_err().to_string();
-        assert!(message.contains("[possible values: systemd, none]"), "{message}");
+        let args = Cli::try_parse_from(["install", "--root", "/image", "--init", "openrc"]).unwrap().install;
+        assert_eq!(args.init, Some(Init::Openrc));
+        let message = Cli::try_parse_from(["install", "--root", "/image", "--init", "s6"]).unwrap_err().to_string();
+        assert!(message.contains("[possible values: systemd, openrc, busybox, runit, pid1, none]"), "{message}");
     }
 }

@@ -13,16 +13,22 @@ pub enum Outcome {
     Updated,
     /// Was edited by somebody and stays as it is.
     Kept,
+    /// Was guestd's, and is gone.
+    Removed,
 }
 
-impl fmt::Display for Outcome {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(match self {
-            Self::Created => "created",
-            Self::Unchanged => "unchanged",
-            Self::Updated => "updated",
-            Self::Kept => "kept",
-        })
+impl Outcome {
+    const ALL: [Self; 5] = [Self::Created, Self::Updated, Self::Removed, Self::Kept, Self::Unchanged];
+
+    /// The word for what was done, and for what would be.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Created => ("created", "create"),
+            Self::Unchanged => ("unchanged", "unchanged"),
+            Self::Updated => ("updated", "update"),
+            Self::Kept => ("kept", "keep"),
+            Self::Removed => ("removed", "remove"),
+        }
     }
 }
 
@@ -37,10 +43,12 @@ pub struct Line {
     pub remark: Option<String>,
 }
 
-/// What an installation did.
+/// What an installation or its undoing did, or would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Every path, in the order of the installation.
+    /// Nothing was done: this is what would be.
+    pub is_dry: bool,
+    /// Every path, in the order of the work.
     pub lines: Vec<Line>,
     /// What the builder of the image should know, a sentence each.
     pub notes: Vec<String>,
@@ -56,16 +64,13 @@ impl Report {
     pub fn outcome(&self, path: &str) -> Option<Outcome> {
         self.lines.iter().find(|line| line.path == path).map(|line| line.outcome)
     }
-
-    pub(super) fn push(&mut self, path: &str, outcome: Outcome, remark: Option<String>) {
-        self.lines.push(Line { path: path.to_owned(), outcome, remark });
-    }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |outcome: Outcome| if self.is_dry { outcome.words().1 } else { outcome.words().0 };
         for Line { path, outcome, remark } in &self.lines {
-            write!(formatter, "{outcome:<9}  {path}")?;
+            write!(formatter, "{:<9}  {path}", word(*outcome))?;
             match remark {
                 Some(remark) => writeln!(formatter, "  ({remark})")?,
                 None => writeln!(formatter)?,
@@ -74,13 +79,20 @@ impl fmt::Display for Report {
         for note in &self.notes {
             writeln!(formatter, "note: {note}")?;
         }
-        let [created, updated, kept] = [Outcome::Created, Outcome::Updated, Outcome::Kept].map(|it| self.count(it));
-        let unchanged = self.count(Outcome::Unchanged);
-        if created + updated + kept == 0 {
-            writeln!(formatter, "nothing to do: all {unchanged} are in place")
-        } else {
-            writeln!(formatter, "{created} created, {updated} updated, {kept} kept, {unchanged} unchanged")
+        if self.is_dry {
+            formatter.write_str("dry run, nothing was changed: ")?;
         }
+        let unchanged = self.count(Outcome::Unchanged);
+        if unchanged == self.lines.len() {
+            return writeln!(formatter, "nothing to do{}", if unchanged > 0 { ": all is in place" } else { "" });
+        }
+        let to = |outcome| if self.is_dry && outcome != Outcome::Unchanged { "to " } else { "" };
+        let some: Vec<_> = Outcome::ALL
+            .into_iter()
+            .filter(|outcome| self.count(*outcome) > 0)
+            .map(|outcome| format!("{} {}{}", self.count(outcome), to(outcome), word(outcome)))
+            .collect();
+        writeln!(formatter, "{}", some.join(", "))
     }
 }
 
@@ -88,18 +100,41 @@ impl fmt::Display for Report {
 mod tests {
     use super::*;
 
+    fn line(path: &str, outcome: Outcome, remark: Option<&str>) -> Line {
+        Line { path: path.into(), outcome, remark: remark.map(str::to_owned) }
+    }
+
     #[test]
     fn a_report_reads_as_a_table_with_notes_and_a_sum() {
-        let mut report = Report::default();
-        report.push("/usr/local/bin/guestd", Outcome::Created, None);
-        report.push("/etc/guestd/config.toml", Outcome::Kept, Some("edited".into()));
-        report.notes.push("no sshd".into());
+        let mut report = Report {
+            is_dry: false,
+            lines: vec![
+                line("/usr/local/bin/guestd", Outcome::Created, None),
+                line("/etc/guestd/config.toml", Outcome::Kept, Some("edited")),
+            ],
+            notes: vec!["no sshd".into()],
+        };
         assert_eq!(
             report.to_string(),
             "created    /usr/local/bin/guestd\n\
              kept       /etc/guestd/config.toml  (edited)\n\
              note: no sshd\n\
-             1 created, 0 updated, 1 kept, 0 unchanged\n"
+             1 created, 1 kept\n"
         );
+        report.is_dry = true;
+        assert_eq!(
+            report.to_string(),
+            "create     /usr/local/bin/guestd\n\
+             keep       /etc/guestd/config.toml  (edited)\n\
+             note: no sshd\n\
+             dry run, nothing was changed: 1 to create, 1 to keep\n"
+        );
+    }
+
+    #[test]
+    fn a_report_of_nothing_says_so() {
+        assert_eq!(Report::default().to_string(), "nothing to do\n");
+        let one = Report { lines: vec![line("/a", Outcome::Unchanged, None)], ..Report::default() };
+        assert_eq!(one.to_string(), "unchanged  /a\nnothing to do: all is in place\n");
     }
 }

@@ -27,35 +27,68 @@ pub fn authorized_lines(text: &str) -> impl Iterator<Item = AuthorizedLine<'_>> 
         .enumerate()
         .map(|(index, line)| (index + 1, line.trim()))
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-        .map(|(number, line)| {
-            // Options, if there are any, are the first field; what follows them is read as if they were not there.
-            key(line).or_else(|| key(after_field(line))).unwrap_or(AuthorizedLine::Malformed { number })
+        .map(|(number, line)| match Parts::of(line) {
+            Some(Parts { algorithm, data, .. }) => AuthorizedLine::Key { algorithm, data },
+            None => AuthorizedLine::Malformed { number },
         })
 }
 
-fn key(line: &str) -> Option<AuthorizedLine<'_>> {
-    let mut fields = line.split_ascii_whitespace();
-    let (algorithm, data) = (fields.next()?, fields.next()?);
-    // RFC 4253, 6.6: key data starts with its own type, as a string with a length of four bytes.
-    let blob = STANDARD.decode(data).ok()?;
-    let length = u32::from_be_bytes(*blob.first_chunk()?);
-    let name = blob.get(4..)?.get(..usize::try_from(length).ok()?)?;
-    (name == algorithm.as_bytes()).then_some(AuthorizedLine::Key { algorithm, data })
+/// A line with a key, taken apart as sshd does (`check_authkey_line` of `auth2-pubkeyfile.c`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Parts<'line> {
+    /// What comes before the key, if anything does.
+    pub(super) options: &'line str,
+    pub(super) algorithm: &'line str,
+    /// The key in base64.
+    pub(super) data: &'line str,
+    /// The key itself, its type at its beginning.
+    pub(super) blob: Vec<u8>,
+    /// The rest of the line.
+    pub(super) comment: &'line str,
 }
 
-/// The line without its first field, in which blanks between double quotes do not count.
-fn after_field(line: &str) -> &str {
-    let mut quoted = false;
-    let mut escaped = false;
-    for (index, character) in line.char_indices() {
-        match character {
-            '"' if !escaped => quoted = !quoted,
-            ' ' | '\t' if !quoted => return line[index..].trim_start(),
+/// What separates the fields of a line; nothing else does.
+const BLANKS: [char; 2] = [' ', '\t'];
+
+impl<'line> Parts<'line> {
+    /// The parts of a line without its end; None where there is no key on it.
+    pub(super) fn of(line: &'line str) -> Option<Self> {
+        let line = line.trim_start_matches(BLANKS).trim_end();
+        // Options, if there are any, are the first field; what follows them is read as if they were not there.
+        Self::without_options(line).or_else(|| {
+            let (options, rest) = after_options(line)?;
+            Some(Self { options, ..Self::without_options(rest)? })
+        })
+    }
+
+    fn without_options(line: &'line str) -> Option<Self> {
+        let (algorithm, rest) = line.split_once(BLANKS)?;
+        let rest = rest.trim_start_matches(BLANKS);
+        let (data, comment) = rest.split_once(BLANKS).unwrap_or((rest, ""));
+        // RFC 4253, 6.6: key data starts with its own type, as a string with a length of four bytes.
+        let blob = STANDARD.decode(data).ok()?;
+        let length = u32::from_be_bytes(*blob.first_chunk()?);
+        let name = blob.get(4..)?.get(..usize::try_from(length).ok()?)?;
+        let comment = comment.trim_start_matches(BLANKS);
+        (name == algorithm.as_bytes()).then_some(Self { options: "", algorithm, data, blob, comment })
+    }
+}
+
+/// The first field, in which blanks between double quotes do not count, and what follows it. A backslash escapes a quote and nothing
+/// else, itself not either (`sshkey_advance_past_options`).
+fn after_options(line: &str) -> Option<(&str, &str)> {
+    let bytes = line.as_bytes();
+    let (mut at, mut quoted) = (0, false);
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'\\' if bytes.get(at + 1) == Some(&b'"') => at += 1,
+            b'"' => quoted = !quoted,
+            b' ' | b'\t' if !quoted => return Some((&line[..at], line[at..].trim_start_matches(BLANKS))),
             _ => {}
         }
-        escaped = character == '\\' && !escaped;
+        at += 1;
     }
-    ""
+    None
 }
 
 #[cfg(test)]
@@ -88,6 +121,22 @@ mod tests {
         {
             assert_eq!(kinds(&format!("{options} {ED25519}")), [Ok("ssh-ed25519")], "{options}");
         }
+    }
+
+    #[test]
+    fn a_line_is_taken_apart_as_sshd_does() {
+        let parts = |line: &str| {
+            let owned = |parts: Parts<'_>| (parts.options.to_owned(), parts.comment.to_owned());
+            Parts::of(line).map(owned)
+        };
+        let found = |options: &str, comment: &str| Some((options.to_owned(), comment.to_owned()));
+        let (key, _) = ED25519.rsplit_once(' ').unwrap();
+        assert_eq!(parts(&format!("  {key}\r\n")), found("", ""));
+        assert_eq!(parts(&format!("restrict\t {key}  a  b \n")), found("restrict", "a  b"));
+        // The backslash before the last one escapes nothing, and the last one escapes the quote: the value has no end.
+        assert_eq!(parts(&format!(r#"command="a\\" {key}"#)), None);
+        assert_eq!(parts(&format!(r#"command="a\\"" {key}"#)), found(r#"command="a\\"""#, ""));
+        assert_eq!(parts("restrict"), None);
     }
 
     #[test]

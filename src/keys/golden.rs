@@ -1,13 +1,10 @@
-//! The golden pair as a value: generated, or parsed and checked. No files here but the two of a key directory.
+//! The golden pair: generated, or read from a key directory and checked. No files here but the two of that directory.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, PublicKey, rand_core::OsRng};
+use ssh_key::PublicKey;
 
-use super::{PRIVATE_NAME, PUBLIC_NAME};
+use super::{PRIVATE_NAME, PUBLIC_NAME, pair::KeyPair};
 use crate::{
     limits,
     sys::root_dir::{Entry, RootDir, RootDirError},
@@ -17,9 +14,10 @@ use crate::{
 const COMMENT: &str = "guestd golden key";
 
 /// An ed25519 key pair, private half unencrypted, whose halves belong together.
+#[derive(Debug)]
 pub struct GoldenPair {
-    private: PrivateKey,
-    private_text: String,
+    pair: KeyPair,
+    /// As it is in its file, with its comment.
     public_text: String,
 }
 
@@ -69,11 +67,8 @@ pub enum GoldenError {
 impl GoldenPair {
     /// Makes a new pair from the kernel's random numbers.
     pub fn generate() -> Result<Self, GoldenError> {
-        let mut private = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).map_err(GoldenError::Generate)?;
-        private.set_comment(COMMENT);
-        let private_text = private.to_openssh(LineEnding::LF).map_err(GoldenError::Generate)?.to_string();
-        let public_text = private.public_key().to_openssh().map_err(GoldenError::Generate)? + "\n";
-        Ok(Self { private, private_text, public_text })
+        let pair = KeyPair::generate(COMMENT).map_err(GoldenError::Generate)?;
+        Ok(Self { public_text: pair.public_text().to_owned(), pair })
     }
 
     /// Reads and checks the pair in a key directory; `None` when it has neither half.
@@ -92,19 +87,19 @@ impl GoldenPair {
             (Some(private), Some(public)) => (private, public),
         };
         let unusable = |name: &str, reason: String| GoldenError::Unusable { path: dir.join(name), reason };
-        let private = parse_private(&private_text).map_err(|reason| unusable(PRIVATE_NAME, reason))?;
+        let pair = KeyPair::parse(private_text).map_err(|reason| unusable(PRIVATE_NAME, reason))?;
         let public = PublicKey::from_openssh(public_text.trim_end()).map_err(|error| {
             unusable(PUBLIC_NAME, format!("{error}; expected one line `ssh-ed25519 AAAA… comment`"))
         })?;
-        if private.public_key().key_data() != public.key_data() {
+        if pair.public_key().key_data() != public.key_data() {
             return Err(GoldenError::Mismatch { dir: dir.to_owned() });
         }
-        Ok(Some(Self { private, private_text, public_text: format!("{}\n", public_text.trim_end()) }))
+        Ok(Some(Self { pair, public_text: format!("{}\n", public_text.trim_end()) }))
     }
 
     /// The private half in OpenSSH's format.
     pub fn private_text(&self) -> &str {
-        &self.private_text
+        self.pair.private_text()
     }
 
     /// The public half, one line with its end.
@@ -114,26 +109,7 @@ impl GoldenPair {
 
     /// SHA-256 fingerprint, as `ssh-keygen -l` prints it.
     pub fn fingerprint(&self) -> String {
-        self.private.fingerprint(HashAlg::Sha256).to_string()
-    }
-}
-
-impl fmt::Debug for GoldenPair {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("GoldenPair").field("fingerprint", &self.fingerprint()).finish_non_exhaustive()
-    }
-}
-
-/// An unencrypted ed25519 private key, or what is wrong with it.
-pub(super) fn parse_private(text: &str) -> Result<PrivateKey, String> {
-    let key = PrivateKey::from_openssh(text)
-        .map_err(|error| format!("{error}; expected an unencrypted ed25519 private key in OpenSSH's format"))?;
-    if key.is_encrypted() {
-        return Err("it has a passphrase, which nobody is there to type in a VM; remove it with `ssh-keygen -p`".into());
-    }
-    match key.algorithm() {
-        Algorithm::Ed25519 => Ok(key),
-        other => Err(format!("it is of type {other}; golden keys are ssh-ed25519")),
+        self.pair.fingerprint()
     }
 }
 

@@ -73,7 +73,7 @@ pub fn keygen(dir: &Path) -> Result<Keygen, KeygenError> {
 }
 
 /// A directory that exists is left as it is: it may serve others too.
-fn make_private_directory(dir: &Path) -> io::Result<()> {
+pub(super) fn make_private_directory(dir: &Path) -> io::Result<()> {
     if let Some(parent) = dir.parent() {
         std::fs::create_dir_all(parent)?;
     }

@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use ssh_key::HashAlg;
-
-use super::{AUTHORIZED_KEYS, AuthorizedLine, BESIDE_SUFFIX, GOLDEN_IDENTITY, authorized_lines, golden::parse_private};
+use super::{
+    AUTHORIZED_KEYS, AuthorizedLine, GUESTD_SSH, authorized_lines, identity, own, pair::KeyPair, sshd::Sshd,
+    store::is_file_of_user, trust::Trusted,
+};
 use crate::{
     limits,
-    sys::root_dir::{Entry, OpenFile, RootDir, RootDirError},
+    sys::root_dir::{Entry, OpenFile, RootDir},
 };
 
 /// Managed keys as they were found.
@@ -15,6 +16,10 @@ use crate::{
 pub struct KeysStatus {
     /// SHA-256 fingerprint of the golden identity, when it can be used.
     pub golden: Option<String>,
+    /// The same of the VM's own identity.
+    pub own: Option<String>,
+    /// The same of the host key that guestd makes.
+    pub host_key: Option<String>,
     /// Number of managed authorized keys by user.
     pub authorized: BTreeMap<String, usize>,
     /// What is wrong, a sentence each: what, where, and what to do. Nothing installed is not wrong.
@@ -24,7 +29,7 @@ pub struct KeysStatus {
 impl KeysStatus {
     /// Whether there are no managed keys at all, and nothing that should have been some.
     pub fn none_installed(&self) -> bool {
-        self.golden.is_none() && self.authorized.is_empty() && self.problems.is_empty()
+        self.golden.is_none() && self.own.is_none() && self.authorized.is_empty() && self.problems.is_empty()
     }
 
     /// One sentence for people: the problems, else what was found.
@@ -39,10 +44,13 @@ impl KeysStatus {
             Some(fingerprint) => format!("golden identity {fingerprint}"),
             None => "no golden identity".to_owned(),
         };
+        let others = [("own identity", &self.own), ("host key", &self.host_key)];
+        let others = others.map(|(name, key)| key.as_ref().map(|fingerprint| format!("; {name} {fingerprint}")));
+        let identities = golden + &others.into_iter().flatten().collect::<String>();
         let users: Vec<_> = self.authorized.iter().map(|(user, keys)| format!("{user} {keys}")).collect();
         match users.as_slice() {
-            [] => format!("{golden}; no authorized keys"),
-            users => format!("{golden}; authorized keys: {}", users.join(", ")),
+            [] => format!("{identities}; no authorized keys"),
+            users => format!("{identities}; authorized keys: {}", users.join(", ")),
         }
     }
 }
@@ -53,7 +61,10 @@ pub fn status(root: &Path) -> KeysStatus {
     match RootDir::open(root) {
         Ok(root) => {
             let trusted = Trusted::of(&root);
-            status.look_at_identity(&root);
+            status.golden = status.noted(identity::golden(&root));
+            status.own = status.noted(identity::own(&root));
+            status.host_key = status.noted(own::host_key(&root));
+            status.look_at_sshd(&root);
             status.look_at_authorized(&root, &trusted);
         }
         Err(error) => status.problems.push(error.to_string()),
@@ -61,45 +72,36 @@ pub fn status(root: &Path) -> KeysStatus {
     status
 }
 
-/// Whom sshd's StrictModes lets own a managed file: root, or who owns the whole tree where it is not a running system.
-struct Trusted {
-    uids: [u32; 2],
-}
-
-impl Trusted {
-    fn of(root: &RootDir) -> Self {
-        let owner = root.follow_directory("").ok().flatten().map_or(0, |root| root.uid);
-        Self { uids: [0, owner] }
-    }
-
-    /// What sshd would refuse about a file or directory, and how to mend it.
-    fn objection(&self, file: &OpenFile) -> Option<String> {
-        let path = file.path().display();
-        if !self.uids.contains(&file.uid) {
-            return Some(format!(
-                "{path} belongs to uid {}, so sshd passes it over; `chown root:root {path}`",
-                file.uid
-            ));
-        }
-        if file.mode & 0o022 != 0 {
-            let mode = file.mode;
-            return Some(format!("{path} has mode {mode:04o}, so sshd passes it over; `chmod go-w {path}`"));
-        }
-        None
-    }
+/// What sshd would refuse about a file or directory, and how to mend it.
+fn objection(trusted: &Trusted, file: &OpenFile) -> Option<String> {
+    let objection = trusted.objection(file)?;
+    let path = file.path();
+    Some(format!("{} {objection}, so sshd passes it over; `{}`", path.display(), objection.cure(path)))
 }
 
 impl KeysStatus {
-    fn look_at_identity(&mut self, root: &RootDir) {
-        match read_identity(root) {
-            Ok(golden) => self.golden = golden,
-            Err(problem) => self.problems.push(problem),
+    /// The fingerprint of a pair, if there is one.
+    fn noted(&mut self, pair: Result<Option<KeyPair>, String>) -> Option<String> {
+        match pair {
+            Ok(pair) => pair.map(|pair| pair.fingerprint()),
+            Err(problem) => {
+                self.problems.push(problem);
+                None
+            }
+        }
+    }
+
+    /// Where guestd is installed, it makes the host key; elsewhere that is somebody else's business.
+    fn look_at_sshd(&mut self, root: &RootDir) {
+        let is_installed = matches!(root.follow_directory(GUESTD_SSH), Ok(Some(_)));
+        if is_installed && self.host_key.is_none() && self.problems.is_empty() && Sshd::find(root).is_some() {
+            self.problems.push("sshd has no ed25519 host key; guestd makes one when it starts: restart it".to_owned());
         }
     }
 
     fn look_at_authorized(&mut self, root: &RootDir, trusted: &Trusted) {
         match root.follow_directory(AUTHORIZED_KEYS) {
-            Ok(Some(directory)) => self.problems.extend(trusted.objection(&directory)),
+            Ok(Some(directory)) => self.problems.extend(objection(trusted, &directory)),
             Ok(None) => return,
             Err(error) => return self.problems.push(error.to_string()),
         }
@@ -113,11 +115,9 @@ impl KeysStatus {
         }
         for name in names.iter().take(limits::AUTHORIZED_KEYS_USERS) {
             // A name that is not text is no user's; a dot starts a temporary file.
-            let Some(user) = name.to_str().filter(|name| !name.starts_with('.') && !name.ends_with(BESIDE_SUFFIX))
-            else {
-                continue;
-            };
-            self.look_at_user(root, trusted, user);
+            if let Some(user) = name.to_str().filter(|name| is_file_of_user(name)) {
+                self.look_at_user(root, trusted, user);
+            }
         }
     }
 
@@ -142,29 +142,11 @@ impl KeysStatus {
     }
 }
 
-fn read_identity(root: &RootDir) -> Result<Option<String>, String> {
-    let sentence = |error: RootDirError| error.to_string();
-    let file = match root.look(GOLDEN_IDENTITY).map_err(sentence)? {
-        Entry::Absent => return Ok(None),
-        Entry::File(file) => file,
-        _ => return Err(format!("{GOLDEN_IDENTITY} is not a regular file; put the golden private key there")),
-    };
-    let path = file.path().display().to_string();
-    if file.mode & 0o077 != 0 {
-        let mode = file.mode;
-        return Err(format!("{path} has mode {mode:04o}, so ssh does not use it; `chmod 600 {path}`"));
-    }
-    let content = file.read(limits::KEY_FILE_BYTES).map_err(sentence)?;
-    let text = str::from_utf8(&content).map_err(|_| format!("{path} is not text, so no OpenSSH private key"))?;
-    let key = parse_private(text).map_err(|reason| format!("{path} cannot be used as golden key: {reason}"))?;
-    Ok(Some(key.fingerprint(HashAlg::Sha256).to_string()))
-}
-
 fn read_authorized(root: &RootDir, path: &str, trusted: &Trusted) -> Result<String, String> {
     let Entry::File(file) = root.look(path).map_err(|error| error.to_string())? else {
         return Err(format!("{path} is not a regular file; guestd writes authorized keys to files of its own"));
     };
-    if let Some(objection) = trusted.objection(&file) {
+    if let Some(objection) = objection(trusted, &file) {
         return Err(objection);
     }
     let content = file.read(limits::AUTHORIZED_KEYS_BYTES).map_err(|error| error.to_string())?;
@@ -176,7 +158,7 @@ mod tests {
     use std::{fs, os::unix::fs::PermissionsExt};
 
     use super::*;
-    use crate::keys::GoldenPair;
+    use crate::keys::{GOLDEN_IDENTITY, GoldenPair};
 
     struct Fixture {
         root: tempfile::TempDir,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::{Bind, ListenerTable, runtimes::Runtime};
 use crate::{
-    api::{BridgePort, Family, Scope},
+    api::{BridgePort, Scope},
     facts::AcceptQueue,
 };
 
@@ -54,7 +54,11 @@ pub(super) fn bridged_hint(runtime: Option<&Runtime>, entry: &BridgePort, bind: 
         // Bound to loopback and public by a rule: the way to do without the bridge is to be private again.
         Some(runtime) if bind.scope == Scope::Loopback && runtime.fix_of_loopback(port).is_none() => format!(
             "a rule makes {} public to the whole internet; to end that, run `guestctl bridge remove {}`",
-            runtime.name, entry.listen
+            runtime.name,
+            entry
+                .rule
+                .filter(|rule| !rule.is_port())
+                .map_or_else(|| entry.listen.to_string(), |rule| format!("'{rule}'"))
         ),
         _ => format!("guestd bridges IPv6 to it; to do without, {}", how_to_bind(runtime, bind.scope, port)),
     }
@@ -66,20 +70,16 @@ pub(super) fn loopback_hint(runtime: Option<&Runtime>, bind: Bind, port: u16) ->
          whole internet",
         bind.address,
     );
-    let rule = match bind.family {
-        Family::Ipv4 => Some(format!("run `guestctl bridge add {port} {}:{port}`", bind.address)),
-        Family::Ipv6 => None,
-    };
+    let at = SocketAddr::new(bind.address, port);
+    let rule = format!("run `guestctl bridge add {port} {at}`");
     if let Some(runtime) = runtime.filter(|runtime| runtime.fix_of_loopback(port).is_none()) {
-        let at = SocketAddr::new(bind.address, port);
-        let rule = rule.map(|rule| format!("; only if all may reach it, {rule}")).unwrap_or_default();
         return format!(
-            "{why}. Keep {} private, and reach it from the host by `guestctl tunnel {port}:{at}`{rule}",
+            "{why}. Keep {} private, and reach it from the host by `guestctl tunnel {port}:{at}`; only if all may reach it, \
+             {rule}",
             runtime.name
         );
     }
-    let rule = rule.map(|rule| format!(", or {rule}")).unwrap_or_default();
-    format!("{why}. If it is meant to be public, {}{rule}", how_to_bind(runtime, Scope::Loopback, port))
+    format!("{why}. If it is meant to be public, {}, or {rule}", how_to_bind(runtime, Scope::Loopback, port))
 }
 
 pub(super) fn how_to_bind_ipv6(runtime: Option<&Runtime>, port: u16) -> String {

@@ -21,6 +21,11 @@ impl OwnSockets {
         Ok(inode)
     }
 
+    /// Enters the socket with this inode, which another process holds.
+    pub fn enter_inode(&self, inode: u64) {
+        self.lock().insert(inode);
+    }
+
     /// Forgets a socket that was closed.
     pub fn forget(&self, inode: u64) {
         self.lock().remove(&inode);

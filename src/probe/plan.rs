@@ -23,7 +23,14 @@ impl Plan {
     /// For listeners of a VM whose own namespace is `netns` and that has these IPv6 addresses.
     ///
     /// Left out are other namespaces' listeners, and those of loopback that are not bridged: their owners meant them to be private.
-    pub fn new(listeners: Vec<Listener>, netns: u64, addresses: &[Ipv6Addr], bridge: &[BridgePort]) -> Self {
+    /// And where the kernel `steers`, those that are bridged unasked: only what comes from outside is, and a probe does not.
+    pub fn new(
+        listeners: Vec<Listener>,
+        netns: u64,
+        addresses: &[Ipv6Addr],
+        bridge: &[BridgePort],
+        steers: bool,
+    ) -> Self {
         // A global one (2000::/3, RFC 4291) before a unique-local one: what a proxy of another network connects to.
         let is_global = |address: &&Ipv6Addr| address.segments()[0] & 0xe000 == 0x2000;
         let usual = addresses.iter().find(is_global).or(addresses.first()).copied();
@@ -47,7 +54,7 @@ impl Plan {
             if listener.exposure == Exposure::Bridged
                 && let Some(port) = bridge.iter().find(|port| leads_to(port, listener))
             {
-                return Some((usual, port.listen));
+                return (!(steers && port.auto)).then_some((usual, port.listen));
             }
             if listener.scope == Scope::Loopback {
                 return None;
@@ -177,7 +184,7 @@ mod tests {
             "connections": 0, "connections_total": 0, "bytes_in": 0, "bytes_out": 0, "errors_total": 0,
         }]);
         let bridged: Vec<BridgePort> = serde_json::from_value(bridged).unwrap();
-        Plan::new(listeners.to_vec(), 1, &[LOCAL, GLOBAL].map(|address| address.parse().unwrap()), &bridged)
+        Plan::new(listeners.to_vec(), 1, &[LOCAL, GLOBAL].map(|address| address.parse().unwrap()), &bridged, false)
     }
 
     fn targets(listeners: &[Listener]) -> Vec<String> {
@@ -243,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_vm_without_an_ipv6_address_is_told_so_and_nothing_is_tried() {
-        let plan = Plan::new(vec![listener("[::]:22", "direct")], 1, &[], &[]);
+        let plan = Plan::new(vec![listener("[::]:22", "direct")], 1, &[], &[], false);
         assert!(plan.targets().is_empty());
         let listener = plan.judge(&BTreeMap::new()).remove(0);
         assert!(listener.hint.unwrap().contains("no global or unique-local IPv6 address"));

@@ -3,7 +3,7 @@
 //! The connection goes to the host of `registry.url` and to nowhere else: no proxy of the environment is asked, no redirect is followed.
 //! What the registry sends is read up to a bound, and only of a refused content is it shown.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -12,10 +12,7 @@ use hyper::{
     body::Incoming,
     header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT},
 };
-use tokio::{
-    net::{TcpStream, lookup_host},
-    time::timeout,
-};
+use tokio::time::timeout;
 
 use super::{
     Settings,
@@ -24,7 +21,16 @@ use super::{
 use crate::{
     client::{Body, Connection, Duplex, excerpt},
     config::ServiceUrl,
-    limits, tls,
+    dial::{Patience, dial},
+    limits,
+    tls::{self, BUNDLE_VARIABLE, TlsError, Trust},
+};
+
+/// All of a call has its time; one address of several has not all of it.
+const PATIENCE: Patience = Patience {
+    lookup: limits::REGISTRY_CALL_TIME,
+    address: limits::REGISTRY_ADDRESS_TIME,
+    addresses: limits::REGISTRY_ADDRESSES,
 };
 
 /// Calls.
@@ -74,31 +80,22 @@ fn request(settings: &Settings, call: Call, id: &str, body: Vec<u8>) -> Result<R
 }
 
 async fn connect(url: &ServiceUrl) -> Result<Box<dyn Duplex>, String> {
-    let stream = dial(url).await?;
+    let stream = dial(&url.host, url.port, PATIENCE).await.map_err(|error| error.to_string())?;
     if !url.secure {
         return Ok(Box::new(stream));
     }
-    Ok(Box::new(tls::connect(&url.host, stream).await.map_err(|error| error.to_string())?))
+    let secured = async { tls::connect(tls::server_name(&url.host)?, stream, Trust::System).await };
+    Ok(Box::new(secured.await.map_err(advised)?))
 }
 
-/// Connects to the first address that accepts.
-async fn dial(url: &ServiceUrl) -> Result<TcpStream, String> {
-    let unknown = |why: &str| format!("looking up {} failed: {why}", url.host);
-    let addresses = lookup_host((url.host.as_str(), url.port)).await.map_err(|error| unknown(&error.to_string()))?;
-    let mut last = unknown("it has no address");
-    for address in addresses.take(limits::REGISTRY_ADDRESSES) {
-        match open(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = format!("connecting to {address} failed: {error}"),
-        }
+/// With what to do about it, where that is known.
+fn advised(error: TlsError) -> String {
+    match error {
+        TlsError::NoAuthorities(why) => format!(
+            "{why}; install the package ca-certificates, or name a file of certificates by {BUNDLE_VARIABLE} in the agent's environment"
+        ),
+        error => error.to_string(),
     }
-    Err(last)
-}
-
-async fn open(address: SocketAddr) -> io::Result<TcpStream> {
-    let patience: Duration = limits::REGISTRY_ADDRESS_TIME;
-    let late = |_| io::Error::other(format!("no answer within {} s", patience.as_secs()));
-    timeout(patience, TcpStream::connect(address)).await.map_err(late)?
 }
 
 async fn answer(settings: &Settings, response: Response<Incoming>, mut connection: Connection) -> Answer {

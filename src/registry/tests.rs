@@ -84,7 +84,7 @@ impl Scene {
         let (vm_id, id) = watch::channel(vm_id.map(str::to_owned));
         let (observations, observed) = watch::channel(observed(&[80]));
         let settings = bridge::Settings { auto: false, rules: Vec::new(), routable_ports: RoutablePorts::All };
-        let (bridge, handle) = Bridge::new(settings, OwnSockets::default());
+        let (bridge, handle) = Bridge::new(settings, OwnSockets::default(), bridge::PlaneSettings::default());
         let sources = Sources { vm_id: id, observations: observed, bridge: handle };
         let (registry, reports) = Registry::new(&config, sources);
         let drain = CancellationToken::new();
@@ -175,18 +175,28 @@ async fn drain_waits_for_the_call_that_is_under_way_so_that_the_entrys_end_is_la
     assert!(began.elapsed() < limits::REGISTRY_CALL_TIME / 2);
 }
 
-#[tokio::test]
-async fn many_listeners_are_judged_on_a_thread_of_their_own() {
+#[test]
+fn many_listeners_are_judged_on_a_thread_of_their_own() {
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(judge_many());
+}
+
+/// On a runtime that has one such thread, so that it is known when that has no time for it.
+async fn judge_many() {
     let config = Config { registry_url: ServiceUrl::parse("http://infra"), ..Config::default() };
     let settings = bridge::Settings { auto: false, rules: Vec::new(), routable_ports: RoutablePorts::All };
-    let (_bridge, bridge) = Bridge::new(settings, OwnSockets::default());
+    let (_bridge, bridge) = Bridge::new(settings, OwnSockets::default(), bridge::PlaneSettings::default());
     let (_id, vm_id) = watch::channel(Some("abc".to_owned()));
     let (observe, observations) = watch::channel(observed(&[80]));
     let mut registry = Registry::new(&config, Sources { vm_id, observations, bridge }).0.unwrap();
     assert_eq!(registry.content("abc").now_or_never().expect("few are judged at once").services.len(), 1);
     let many: Vec<u16> = (0..=limits::LISTENERS_AT_ONCE).map(|port| port as u16 + 1).collect();
     observe.send_replace(observed(&many));
+    let (free, wait) = std::sync::mpsc::channel::<()>();
+    let other = tokio::task::spawn_blocking(move || wait.recv());
     assert!(registry.content("abc").now_or_never().is_none(), "others get no turn");
+    drop(free);
+    assert!(other.await.unwrap().is_err());
     let Content { services, left_out, .. } = registry.content("abc").await;
     assert_eq!((services.len(), services.len() + left_out), (limits::REGISTRY_SERVICES, many.len()));
 }

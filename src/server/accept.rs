@@ -6,7 +6,8 @@
 use std::{io, sync::Arc, time::Duration};
 
 use axum::{Router, response::IntoResponse};
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use hyper::{Request, body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::Semaphore,
@@ -65,8 +66,15 @@ pub trait Accept: Send + 'static {
 
 /// Serves connections until `drain`, then stops to accept and lets each complete its response.
 ///
-/// `connections` knows every connection, so that the caller can wait for them.
-pub async fn serve(mut endpoint: impl Accept, router: Router, connections: TaskTracker, drain: CancellationToken) {
+/// `connections` knows every connection, so that the caller can wait for them. `noticed` is called when somebody connects and when a
+/// connection breaks off: after a restore, both come soon.
+pub async fn serve(
+    mut endpoint: impl Accept,
+    router: Router,
+    connections: TaskTracker,
+    drain: CancellationToken,
+    noticed: impl Fn() + Clone + Send + 'static,
+) {
     let agent_uid = nix::unistd::geteuid().as_raw();
     let served = Arc::new(Semaphore::new(limits::CONNECTIONS));
     let log = Throttle::default();
@@ -100,9 +108,12 @@ pub async fn serve(mut endpoint: impl Accept, router: Router, connections: TaskT
         };
         match admitted {
             Ok(()) => {
-                let (router, drain) = (router.clone(), drain.clone());
+                noticed();
+                let (router, drain, noticed) = (router.clone(), drain.clone(), noticed.clone());
                 connections.spawn(async move {
-                    serve_one(connection, router, drain).await;
+                    if serve_one(connection, peer, router, drain).await.is_err() {
+                        noticed();
+                    }
                     drop(place);
                 });
             }
@@ -113,7 +124,7 @@ pub async fn serve(mut endpoint: impl Accept, router: Router, connections: TaskT
                 connections.spawn(async move {
                     let refuse = Router::new()
                         .fallback(move || async { ApiError::new(ErrorCode::PeerForbidden, why).into_response() });
-                    let told = serve_one(connection, refuse, CancellationToken::new());
+                    let told = serve_one(connection, peer, refuse, CancellationToken::new());
                     // A refused peer that does not ask anything is simply closed.
                     let _ = tokio::time::timeout(REFUSAL_TIME, told).await;
                     drop(place);
@@ -125,13 +136,19 @@ pub async fn serve(mut endpoint: impl Accept, router: Router, connections: TaskT
 
 async fn serve_one(
     connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
     router: Router,
     drain: CancellationToken,
-) {
+) -> hyper::Result<()> {
     let mut http = hyper::server::conn::http1::Builder::new();
     let (connection, timer) = watched(connection);
     http.timer(timer).header_read_timeout(limits::REQUEST_HEADER_TIME).max_buf_size(limits::REQUEST_HEADER_BYTES);
-    let serving = http.serve_connection(TokioIo::new(connection), TowerToHyperService::new(router)).with_upgrades();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        // Some calls are for the host alone.
+        request.extensions_mut().insert(peer);
+        tower::Service::call(&mut router.clone(), request)
+    });
+    let serving = http.serve_connection(TokioIo::new(connection), service).with_upgrades();
     tokio::pin!(serving);
     let result = tokio::select! {
         result = serving.as_mut() => result,
@@ -140,9 +157,7 @@ async fn serve_one(
             serving.await
         }
     };
-    if let Err(error) = result {
-        tracing::debug!(%error, "connection ended");
-    }
+    result.inspect_err(|error| tracing::debug!(%error, "connection ended"))
 }
 
 #[cfg(test)]
@@ -159,7 +174,7 @@ mod tests {
     fn connected() -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(4096);
         let router = Router::new().fallback(async |_: axum::body::Bytes| "answer");
-        tokio::spawn(serve_one(theirs, router, CancellationToken::new()));
+        tokio::spawn(serve_one(theirs, Peer::Unix { uid: 0 }, router, CancellationToken::new()));
         ours
     }
 

@@ -14,8 +14,20 @@ use crate::{api::ErrorCode, limits};
 /// 413 over `limits::REQUEST_BODY_BYTES`, 408 after `limits::REQUEST_BODY_TIME`, 400 where it is no JSON, 422 where it is
 /// JSON of another shape, naming the field.
 pub(super) async fn json<T: DeserializeOwned>(request: Request) -> Result<T, ApiError> {
+    parsed(&bytes(request).await?)
+}
+
+/// The same; an empty body is all defaults.
+///
+/// # Errors
+/// As [`json`].
+pub(super) async fn json_or_default<T: DeserializeOwned + Default>(request: Request) -> Result<T, ApiError> {
     let bytes = bytes(request).await?;
-    let mut text = serde_json::Deserializer::from_slice(&bytes);
+    if bytes.is_empty() { Ok(T::default()) } else { parsed(&bytes) }
+}
+
+fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut text = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut text).map_err(|error| {
         let (path, cause) = (error.path().to_string(), error.inner());
         match cause.classify() {

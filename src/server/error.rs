@@ -9,6 +9,7 @@ use axum::{
 use crate::{
     api::{ErrorBody, ErrorCode},
     bridge::UpdateError,
+    keys::KeysError,
 };
 
 /// An answer that is not a success.
@@ -42,6 +43,12 @@ impl From<UpdateError> for ApiError {
     }
 }
 
+impl From<KeysError> for ApiError {
+    fn from(error: KeysError) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}
+
 fn status(code: ErrorCode) -> StatusCode {
     match code {
         ErrorCode::BadRequest | ErrorCode::CutOff => StatusCode::BAD_REQUEST,
@@ -50,7 +57,9 @@ fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::NotFound => StatusCode::NOT_FOUND,
         ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         ErrorCode::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-        ErrorCode::Conflict | ErrorCode::Exists | ErrorCode::NotEmpty => StatusCode::CONFLICT,
+        ErrorCode::Conflict | ErrorCode::StaleGeneration | ErrorCode::Exists | ErrorCode::NotEmpty => {
+            StatusCode::CONFLICT
+        }
         ErrorCode::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::InvalidField
         | ErrorCode::EmptyCommand

@@ -7,6 +7,7 @@ mod accept;
 mod auth;
 mod body;
 mod error;
+mod init;
 mod listen;
 mod path;
 mod patience;
@@ -17,6 +18,7 @@ mod views;
 mod websocket;
 
 pub use accept::{Peer, serve};
+pub use init::Init;
 pub use listen::{UnixEndpoint, VsockEndpoint, vsock_state};
 pub use report::{Agent, Phase};
 pub use routes::router;

@@ -11,17 +11,21 @@ use std::{
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
-use super::{Sockets, Views};
+use super::{Init, Sockets, Views, init::Known};
 use crate::{
+    account_env::EnvStore,
     api::{BootTimings, Check, CheckState, Health, Identity, Info, Status},
-    bridge::BridgeHandle,
+    bridge::{BridgeHandle, SettingsFile},
     config::{Config, Problem},
     exec::Execs,
     files::Trees,
+    generation::GenerationHandle,
+    growth::Disks,
     health::{self, Part},
-    keys,
+    keys::{self, KeysHandle},
     listeners::{Events, LookNow, Observation},
     registry,
+    sys::memory,
 };
 
 /// Everything that the routes use. Shared by all connections.
@@ -45,14 +49,28 @@ pub struct Agent {
     pub listener_events: Events,
     /// The bridge.
     pub bridge: BridgeHandle,
+    /// Where its settings are kept.
+    pub bridge_settings: SettingsFile,
+    /// SSH keys.
+    pub keys: KeysHandle,
     /// The host's way in, if its port could be bound.
     pub vsock: watch::Receiver<Part>,
     /// The configured address, once it is set.
     pub guest_address: watch::Receiver<Part>,
+    /// Host name and name servers.
+    pub names: watch::Receiver<Part>,
     /// The listeners as they are told.
     pub views: Views,
     /// How it stands with the registry.
     pub registry: watch::Receiver<registry::Report>,
+    /// Process 1.
+    pub init: Init,
+    /// Account variables.
+    pub env: Arc<EnvStore>,
+    /// Commits and restores.
+    pub generation: GenerationHandle,
+    /// Disks that grow.
+    pub disks: Arc<Disks>,
     /// WebSockets that are open.
     pub sockets: Sockets,
     /// How far the agent is.
@@ -97,11 +115,17 @@ fn since_boot() -> f64 {
 
 impl Agent {
     /// The health report. `checks` are for those who have the token.
-    pub fn health(&self, with_checks: bool) -> Health {
+    pub async fn health(&self, with_checks: bool) -> Health {
+        self.health_with(&self.init.known().await, with_checks)
+    }
+
+    fn health_with(&self, init: &Known, with_checks: bool) -> Health {
         let vsock = self.vsock.borrow().clone();
         let guest_address = self.guest_address.borrow().clone();
+        let names = self.names.borrow().clone();
         let observation = self.observations.borrow().clone();
-        let keys = keys::status(Path::new("/"));
+        let mut keys = keys::status(Path::new("/"));
+        keys.problems.extend(self.keys.trouble().sentences().map(str::to_owned));
         let (sum, checks) = health::assess(&health::Inputs {
             vsock: &match vsock {
                 Part::Ok(_) => super::vsock_state(self.config.vsock_port),
@@ -110,11 +134,16 @@ impl Agent {
             cgroup: &self.cgroup,
             keys: &keys,
             guest_address: &guest_address,
+            names: &names,
             config: &self.problems,
             observation: &observation,
             listener_events: &self.listener_events,
             bridge: &self.bridge.state(),
             registry: &self.registry.borrow().part(tokio::time::Instant::now()),
+            init: &init.part(),
+            generation: &self.generation.state(),
+            generation_is_over: self.generation.is_over(),
+            memory: &memory::look(),
             ipv6_in_kernel: has_ipv6(),
         });
         let status = if self.phase.draining.load(Relaxed) {
@@ -134,7 +163,8 @@ impl Agent {
     }
 
     /// What this VM is.
-    pub fn info(&self) -> Info {
+    pub async fn info(&self) -> Info {
+        let known = self.init.known().await;
         let memory = sysinfo::System::new().ok().map(|mut system| {
             system.refresh_memory();
             (system.total_memory(), system.available_memory())
@@ -147,20 +177,28 @@ impl Agent {
             kernel: sysinfo::System::kernel_version().unwrap_or_default(),
             arch: sysinfo::System::cpu_arch(),
             os: sysinfo::System::long_os_version().ok(),
-            init: std::fs::read_to_string("/proc/1/comm").unwrap_or_default().trim().to_owned(),
-            identity: Identity {
-                vm_id: self.config.vm_id.clone(),
-                hostname: sysinfo::System::host_name().unwrap_or_default(),
-                public_name: self.config.public_name(),
+            init: match &known {
+                Known::Other => std::fs::read_to_string("/proc/1/comm").unwrap_or_default().trim().to_owned(),
+                Known::Ours(_) | Known::Silent(_) => "guestd init".to_owned(),
             },
-            boot: BootTimings { agent_started_secs: self.phase.started_secs, ready_secs: self.phase.ready_secs() },
+            identity: Identity {
+                vm_id: self.generation.identity().vm_id.clone(),
+                hostname: sysinfo::System::host_name().unwrap_or_default(),
+                public_name: self.generation.identity().public_name.clone(),
+            },
+            boot: BootTimings {
+                agent_started_secs: self.phase.started_secs,
+                ready_secs: self.phase.ready_secs(),
+                steps: if let Known::Ours(state) = &known { state.steps.clone() } else { Vec::new() },
+            },
+            agent_crashes: if let Known::Ours(state) = &known { state.crashes.clone() } else { Vec::new() },
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory_total_bytes,
             memory_available_bytes,
             disk_total_bytes: root.as_ref().map_or(0, |root| root.blocks() * root.fragment_size()),
             disk_available_bytes: root.as_ref().map_or(0, |root| root.blocks_available() * root.fragment_size()),
             features: self
-                .health(true)
+                .health_with(&known, true)
                 .checks
                 .iter()
                 .filter(|check| works(check))

@@ -63,6 +63,7 @@ struct Made {
     observation: Weak<Observation>,
     bridge: Weak<BridgeState>,
     rest_until: Option<Instant>,
+    public_name: Option<String>,
 }
 
 impl View {
@@ -126,16 +127,18 @@ impl Agent {
             }
         }
         let (observation, bridge) = (Arc::clone(&self.observations.borrow()), self.bridge.state());
+        let identity = self.generation.identity();
         {
             let last = view.last();
-            let same = std::ptr::eq(last.observation.as_ptr(), &raw const *observation)
+            let same = last.public_name == identity.public_name
+                && std::ptr::eq(last.observation.as_ptr(), &raw const *observation)
                 && std::ptr::eq(last.bridge.as_ptr(), &raw const *bridge);
             if let Some(snapshot) = last.snapshot.upgrade().filter(|_| same) {
                 return Ok(snapshot);
             }
         }
         let policy = Policy {
-            public_name: self.config.public_name(),
+            public_name: identity.public_name.clone(),
             routable_ports: self.config.routable_ports.clone(),
             bridge_auto: bridge.auto,
         };
@@ -149,6 +152,7 @@ impl Agent {
             observation: of_observation,
             bridge: of_bridge,
             rest_until: Some(Instant::now() + begun.elapsed() * limits::LISTENER_WATCH_PAUSE),
+            public_name: identity.public_name.clone(),
         };
         Ok(snapshot)
     }

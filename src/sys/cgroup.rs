@@ -16,6 +16,7 @@ mod root;
 mod tree;
 mod usage;
 
+use super::mountinfo;
 use leftover::Lock;
 
 pub use controllers::{Controller, Controllers, NoControllers};
@@ -89,6 +90,14 @@ impl CgroupParent {
         }
     }
 
+    /// That of process 1, which is in the root of the tree where nobody has put it elsewhere. Untried.
+    ///
+    /// # Errors
+    /// The tree is not mounted.
+    pub fn of_root() -> Result<Self, NoRoot> {
+        root().map(Self::of)
+    }
+
     /// This one, untried.
     fn of(path: PathBuf) -> Self {
         Self { lock: Lock::shared(&path), path, controllers: Controllers::default() }
@@ -97,6 +106,19 @@ impl CgroupParent {
     /// Its directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The cgroup with this name in it, made if it is not there.
+    ///
+    /// # Errors
+    /// As for [`CgroupParent::create`], but for one that exists.
+    pub fn obtain(&self, name: &str) -> io::Result<Cgroup> {
+        match self.create(name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Ok(Cgroup::new(self.path.join(name), self.controllers))
+            }
+            other => other,
+        }
     }
 
     /// Makes a cgroup with this name in it.
@@ -131,26 +153,8 @@ fn cgroup2_mount(line: &str) -> Option<(PathBuf, PathBuf)> {
     let (mount, file_system) = line.split_once(" - ")?;
     let mut fields = mount.split(' ').skip(3);
     let (root, point) = (fields.next()?, fields.next()?);
-    (file_system.split(' ').next()? == "cgroup2").then(|| (unescape(root), unescape(point)))
-}
-
-/// mountinfo writes blanks, tabs, newlines and backslashes as `\` and three octal digits.
-fn unescape(field: &str) -> PathBuf {
-    let mut parts = field.split('\\');
-    let mut path = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        match part.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
-            Some(byte) => {
-                path.push(char::from(byte));
-                path.push_str(&part[3..]);
-            }
-            None => {
-                path.push('\\');
-                path.push_str(part);
-            }
-        }
-    }
-    path.into()
+    (file_system.split(' ').next()? == "cgroup2")
+        .then(|| (mountinfo::unescape(root.as_bytes()), mountinfo::unescape(point.as_bytes())))
 }
 
 /// One cgroup of ours. It stays when this is dropped: it may have processes.
@@ -236,6 +240,20 @@ impl Cgroup {
         self.write("cgroup.freeze", "1")
     }
 
+    /// Has all run on that [`Cgroup::freeze`] stopped.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn thaw(&self) -> io::Result<()> {
+        self.write("cgroup.freeze", "0")
+    }
+
+    /// Whether all that is in it has stopped: some of it may still be on its way out of the kernel.
+    pub fn is_frozen(&self) -> bool {
+        let events = fs::read_to_string(self.path.join("cgroup.events")).unwrap_or_default();
+        events.lines().any(|line| line == "frozen 1")
+    }
+
     /// Removes it with the empty cgroups below. One that is gone already is no error.
     ///
     /// # Errors
@@ -286,6 +304,17 @@ impl Cgroup {
         // Not fs::write: that would create a missing file, were this not a cgroup.
         let mut file: File = OpenOptions::new().write(true).open(self.path.join(file))?;
         file.write_all(text.as_bytes())
+    }
+}
+
+/// Has the cgroup at this path run on, which an agent before this one has frozen. One that is gone is no error.
+///
+/// # Errors
+/// Those of writing to it.
+pub fn thaw_left(path: &Path) -> io::Result<()> {
+    match Cgroup::new(path.to_owned(), Controllers::default()).thaw() {
+        Err(error) if is_gone(&error) => Ok(()),
+        other => other,
     }
 }
 

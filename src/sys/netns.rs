@@ -10,23 +10,22 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsString,
     fs::File,
     io::{self, Read},
     os::{
         fd::{AsFd, AsRawFd},
-        unix::{
-            ffi::OsStringExt,
-            fs::{MetadataExt, OpenOptionsExt},
-        },
+        unix::fs::{MetadataExt, OpenOptionsExt},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
 };
 
 use nix::sched::{CloneFlags, setns};
 
-use super::proc_pid::{inode_in_link, numbers_in};
+use super::{
+    mountinfo,
+    proc_pid::{inode_in_link, numbers_in},
+};
 use crate::{facts::NamespaceWay, limits};
 
 /// Why a namespace could not be looked at.
@@ -79,9 +78,23 @@ pub struct Walk {
     pub unreadable: Option<(usize, String)>,
 }
 
-/// Inode number of the namespace that this thread is in.
+/// What stands for the number of the one network of a kernel that has no others (built without CONFIG_NET_NS). Never a namespace's.
+const ONLY: u64 = 1;
+
+/// Inode number of the namespace that this thread is in. A kernel that has one network only gives it no number; 1 stands for it.
+///
+/// # Errors
+/// `/proc` is not mounted.
 pub fn own() -> io::Result<u64> {
-    Ok(std::fs::metadata("/proc/thread-self/ns/net")?.ino())
+    own_in(Path::new("/proc/thread-self/ns"))
+}
+
+fn own_in(namespaces: &Path) -> io::Result<u64> {
+    match std::fs::metadata(namespaces.join("net")) {
+        // Other namespaces are there, and this one is not.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && namespaces.is_dir() => Ok(ONLY),
+        found => Ok(found?.ino()),
+    }
 }
 
 /// The cookie of the namespace that this thread is in, where the kernel tells it.
@@ -153,27 +166,7 @@ impl Walk {
 fn mounted_namespace(line: &[u8]) -> Option<(u64, PathBuf)> {
     let mut fields = line.split(|byte| *byte == b' ').skip(3);
     let netns = inode_in_link(std::str::from_utf8(fields.next()?).ok()?, "net")?;
-    Some((netns, unescape(fields.next()?)))
-}
-
-/// Spaces, tabs, line feeds and backslashes are `\040` and the like.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::new();
-    let mut rest = field;
-    while let Some((first, after)) = rest.split_first() {
-        let octal = after.get(..3).and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        match octal.filter(|_| *first == b'\\') {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    OsString::from_vec(bytes).into()
+    Some((netns, mountinfo::unescape(fields.next()?)))
 }
 
 /// Looks into each of these namespaces. One that fails does not hold up the others.
@@ -260,7 +253,16 @@ mod tests {
         assert_eq!(mounted_namespace(b"36 24 0:4 mnt:[4026532281] /run/a rw - nsfs nsfs rw"), None);
         assert_eq!(mounted_namespace(b"24 1 254:0 / / rw - ext4 /dev/vda rw"), None);
         assert_eq!(mounted_namespace(b""), None);
-        assert_eq!(unescape(br"/a\04"), PathBuf::from(r"/a\04"));
+    }
+
+    #[test]
+    fn the_only_network_of_a_kernel_has_a_number_all_the_same_and_without_proc_there_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        // As with CONFIG_NET_NS unset: the others are there.
+        std::fs::write(dir.path().join("uts"), "").unwrap();
+        assert_eq!(own_in(dir.path()).unwrap(), ONLY);
+        assert_eq!(own_in(&dir.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(own().unwrap() > ONLY);
     }
 
     #[test]

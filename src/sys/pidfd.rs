@@ -9,8 +9,11 @@
 )]
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -87,6 +90,24 @@ impl Pidfd {
             libc::CLD_EXITED => Exit::Code(status),
             _ => Exit::Signal(status),
         })
+    }
+
+    /// Waits for its end at the longest for so long; false where it has not ended then.
+    ///
+    /// # Errors
+    /// Those of poll(2).
+    pub fn ended_within(&self, time: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + time;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(0) if left.is_zero() => return Ok(false),
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return Ok(true),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
     }
 
     /// Of a process that has ended: it is our child, and whoever traces it (ptrace(2)) has the status first. Any process of the
@@ -190,6 +211,16 @@ mod tests {
         told.read_exact(&mut answer).unwrap();
         assert_eq!(answer, *b"y", "PTRACE_SEIZE");
         Pidfd::open(tracer).unwrap()
+    }
+
+    #[test]
+    fn an_end_is_waited_for_no_longer_than_so_long() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let handle = Pidfd::open(child.id().try_into().unwrap()).unwrap();
+        assert!(!handle.ended_within(Duration::from_millis(1)).unwrap());
+        child.kill().unwrap();
+        assert!(handle.ended_within(Duration::from_secs(60)).unwrap());
+        child.wait().unwrap();
     }
 
     #[tokio::test]

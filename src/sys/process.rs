@@ -21,12 +21,15 @@ use super::pidfd::Pidfd;
 
 mod birth;
 mod child;
+pub mod foreground;
+mod fork;
 mod inherited;
 #[cfg(test)]
 mod tests;
 mod vfork;
 
 pub use birth::Birth;
+pub use fork::{Allowance, Forked};
 pub use inherited::Inherited;
 
 /// Who a process runs as.
@@ -114,6 +117,33 @@ impl Stage {
                  system that does not answer)"
             }
         }
+    }
+}
+
+/// All of them, in the order of their numbers.
+const STAGES: [Stage; 12] = [
+    Stage::Fork,
+    Stage::Streams,
+    Stage::Session,
+    Stage::Terminal,
+    Stage::Limits,
+    Stage::Cgroup,
+    Stage::Groups,
+    Stage::Gid,
+    Stage::Uid,
+    Stage::Directory,
+    Stage::Execute,
+    Stage::Birth,
+];
+
+impl Stage {
+    /// For a note of one byte.
+    fn number(self) -> u8 {
+        self as u8
+    }
+
+    fn of_number(number: u8) -> Self {
+        STAGES.get(usize::from(number)).copied().unwrap_or(Self::Fork)
     }
 }
 

@@ -84,6 +84,51 @@ pub fn add_ipv6_address(index: u32, address: Ipv6Addr, prefix_len: u8) -> io::Re
     accept_existing(Change { kind: libc::RTM_NEWADDR, header, attributes }.make(NLM_F_CREATE | NLM_F_EXCL))
 }
 
+/// IPv6 addresses of an interface with the lengths of their prefixes, but for its link-local ones.
+pub fn ipv6_addresses(index: u32) -> io::Result<Vec<(Ipv6Addr, u8)>> {
+    Ok(parse_if_inet6(&std::fs::read_to_string("/proc/net/if_inet6")?, index))
+}
+
+/// Each line: address, interface, length of the prefix, scope, flags, all in hexadecimal, and the interface's name.
+fn parse_if_inet6(text: &str, index: u32) -> Vec<(Ipv6Addr, u8)> {
+    const LINK_LOCAL: u8 = 0x20;
+    let parsed = text.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let address = u128::from_str_radix(fields.next()?, 16).ok()?;
+        let interface = u32::from_str_radix(fields.next()?, 16).ok()?;
+        let mut byte = || u8::from_str_radix(fields.next()?, 16).ok();
+        let (length, scope) = (byte()?, byte()?);
+        (interface == index && scope != LINK_LOCAL).then_some((Ipv6Addr::from_bits(address), length))
+    });
+    parsed.collect()
+}
+
+/// Takes an IPv6 address away, and the routes that came with it. One that is not there is no error.
+pub fn remove_ipv6_address(index: u32, address: Ipv6Addr, prefix_len: u8) -> io::Result<()> {
+    let header = [&[libc::AF_INET6 as u8, prefix_len, 0, 0][..], &index.to_ne_bytes()].concat();
+    let attributes = vec![attribute(libc::IFA_ADDRESS, address.octets())];
+    match (Change { kind: libc::RTM_DELADDR, header, attributes }).make(0) {
+        Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
+        other => other,
+    }
+}
+
+/// Takes all IPv6 default routes of an interface away, those of router advertisements too.
+pub fn remove_ipv6_default_routes(index: u32) -> io::Result<()> {
+    // One at a time; the bound is for a router that announces itself as fast as this.
+    for _ in 0..64 {
+        let header = route_header(libc::AF_INET6, 0, libc::RT_TABLE_MAIN, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNSPEC);
+        let header = [&header[..5], &[libc::RTPROT_UNSPEC], &header[6..]].concat();
+        let attributes = vec![attribute(libc::RTA_OIF, index.to_ne_bytes())];
+        match (Change { kind: libc::RTM_DELROUTE, header, attributes }).make(0) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Adds the IPv6 default route. One that is there already is no error.
 pub fn add_ipv6_default_route(index: u32, gateway: Ipv6Addr) -> io::Result<()> {
     let header = route_header(libc::AF_INET6, 0, libc::RT_TABLE_MAIN, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST);
@@ -165,5 +210,19 @@ impl NetlinkDeserializable for Change {
     /// The answer to a change is an acknowledgement, which has no content of this kind; that to a question is kept whole.
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
         Ok(Self { kind: header.message_type, header: payload.to_vec(), attributes: Vec::new() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_an_interface_are_read_without_those_of_its_link() {
+        let text = "fd000000000000010000000000000002 02 40 00 80     eth0\n\
+                    fe80000000000000505400fffe000001 02 40 20 80     eth0\n\
+                    00000000000000000000000000000001 01 80 10 80       lo\n";
+        assert_eq!(parse_if_inet6(text, 2), [("fd00:0:0:1::2".parse().unwrap(), 64)]);
+        assert_eq!(parse_if_inet6(text, 3), []);
     }
 }

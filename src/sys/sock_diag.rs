@@ -42,8 +42,24 @@ pub fn is_absent(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP))
 }
 
+/// Those that listen on this port alone.
+///
+/// # Errors
+/// As of [`listening_tcp`].
+pub fn listening_tcp_on(port: u16, most: usize) -> io::Result<Vec<SocketFact>> {
+    let mut facts = dump_port(AF_INET, port, most)?;
+    facts.extend(dump_port(AF_INET6, port, most)?);
+    Ok(facts)
+}
+
 fn dump(family: u8, most: usize) -> io::Result<Vec<SocketFact>> {
-    let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+    // Port 0 is any.
+    dump_port(family, 0, most)
+}
+
+fn dump_port(family: u8, port: u16, most: usize) -> io::Result<Vec<SocketFact>> {
+    let mut socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+    socket_id.source_port = port;
     let request = SockDiagMessage::InetRequest(InetRequest {
         family,
         protocol: IPPROTO_TCP,
@@ -76,7 +92,7 @@ fn dump(family: u8, most: usize) -> io::Result<Vec<SocketFact>> {
 }
 
 /// Two numbers of 32 bits in the machine's byte order, the low one first (`sock_diag_save_cookie`).
-fn cookie([a, b, c, d, e, f, g, h]: [u8; 8]) -> u64 {
+pub(super) fn cookie([a, b, c, d, e, f, g, h]: [u8; 8]) -> u64 {
     u64::from(u32::from_ne_bytes([a, b, c, d])) | u64::from(u32::from_ne_bytes([e, f, g, h])) << 32
 }
 

@@ -18,6 +18,8 @@ use nix::{
 };
 use socket2::{SockFilter, SockRef};
 
+use super::sock_diag;
+
 /// Messages taken out at once. More are there for the next time.
 const BATCH: usize = 512;
 
@@ -70,6 +72,30 @@ impl Subscription {
             }
         }
         true
+    }
+}
+
+impl Subscription {
+    /// Takes out what is there, and gives each socket's cookie, of those of [`Subscription::to_closed_listeners`]. Were some lost?
+    ///
+    /// Kernels before 5.15 count cookies in each network namespace anew, so that one may be another namespace's socket.
+    pub fn drain_cookies(&self, mut each: impl FnMut(u64)) -> bool {
+        // Behind the header of 16 bytes, `struct inet_diag_msg` has 4 bytes, the ports, two addresses, an interface, the cookie.
+        const COOKIE: std::ops::Range<usize> = 60..68;
+        let mut message = [0; COOKIE.end];
+        for _ in 0..BATCH {
+            match recv(self.0.as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT) {
+                Ok(_) => {
+                    let cookie = message[COOKIE].try_into().unwrap_or_default();
+                    each(sock_diag::cookie(cookie));
+                }
+                Err(Errno::ENOBUFS) => return true,
+                Err(Errno::EINTR) => {}
+                // EAGAIN, and nothing else is to be expected of a socket that is open.
+                Err(_) => return false,
+            }
+        }
+        false
     }
 }
 

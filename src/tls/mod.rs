@@ -1,8 +1,9 @@
 //! TLS to services of the platform, by rustls.
 //!
-//! Certificates are always verified, against the authorities that the system trusts: one file of them, read for each connection, so that
-//! nothing of it stays in memory and a renewed one counts at once. There is no way to switch that off.
+//! Certificates are always verified, against the authorities that the system trusts or those that were named: one file of them, read for
+//! each connection, so that nothing of it stays in memory and a renewed one counts at once. There is no way to switch that off.
 
+mod fault;
 mod provider;
 
 use std::{
@@ -20,9 +21,12 @@ use tokio_rustls::{
     rustls::{
         ClientConfig, RootCertStore,
         client::Resumption,
-        pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject as _},
+        pki_types::{CertificateDer, InvalidDnsNameError, pem::PemObject as _},
     },
 };
+
+pub use fault::Fault;
+pub use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::limits;
 
@@ -36,7 +40,16 @@ const BUNDLES: [&str; 5] = [
 ];
 
 /// Names another file in place of these, as it does for OpenSSL.
-const BUNDLE_VARIABLE: &str = "SSL_CERT_FILE";
+pub const BUNDLE_VARIABLE: &str = "SSL_CERT_FILE";
+
+/// Whose certificates are good.
+#[derive(Debug, Clone)]
+pub enum Trust {
+    /// Those by the authorities of the system, or of the file that [`BUNDLE_VARIABLE`] names.
+    System,
+    /// Those by the authorities of this file, and by no others.
+    File(PathBuf),
+}
 
 /// Why there is no TLS connection.
 #[derive(Debug)]
@@ -52,10 +65,7 @@ pub enum TlsError {
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoAuthorities(why) => write!(
-                f,
-                "{why}; install the package ca-certificates, or name a file of certificates by {BUNDLE_VARIABLE} in the agent's environment"
-            ),
+            Self::NoAuthorities(why) => f.write_str(why),
             Self::Name(error) => error.fmt(f),
             Self::Handshake(error) => write!(f, "TLS failed: {error}"),
         }
@@ -64,20 +74,36 @@ impl fmt::Display for TlsError {
 
 impl std::error::Error for TlsError {}
 
-/// Shakes hands with `host`, which must show a certificate for that name by an authority that is trusted.
+/// A name or an address that a certificate can be for.
+///
+/// # Errors
+/// [`TlsError::Name`].
+pub fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
+    ServerName::try_from(host.to_owned()).map_err(TlsError::Name)
+}
+
+/// Shakes hands with the host of this name, which is told to it (SNI), and which must show a certificate for it by an authority that is
+/// trusted.
 ///
 /// # Errors
 /// See [`TlsError`].
-pub async fn connect(host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>, TlsError> {
-    let name = ServerName::try_from(host.to_owned()).map_err(TlsError::Name)?;
+pub async fn connect(
+    name: ServerName<'static>,
+    stream: TcpStream,
+    trust: Trust,
+) -> Result<TlsStream<TcpStream>, TlsError> {
     // Reads a file and takes its hundred certificates apart: milliseconds.
-    let config = tokio::task::spawn_blocking(config);
+    let config = tokio::task::spawn_blocking(|| config(trust));
     let config = config.await.map_err(|error| TlsError::NoAuthorities(error.to_string()))??;
     TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(TlsError::Handshake)
 }
 
-fn config() -> Result<ClientConfig, TlsError> {
-    let roots = authorities(bundle().as_deref()).map_err(TlsError::NoAuthorities)?;
+fn config(trust: Trust) -> Result<ClientConfig, TlsError> {
+    let bundle = match trust {
+        Trust::System => system_bundle(),
+        Trust::File(path) => Some(path),
+    };
+    let roots = authorities(bundle.as_deref()).map_err(TlsError::NoAuthorities)?;
     let builder = ClientConfig::builder_with_provider(Arc::new(provider::provider()));
     let builder =
         builder.with_safe_default_protocol_versions().map_err(|error| TlsError::NoAuthorities(error.to_string()))?;
@@ -87,8 +113,8 @@ fn config() -> Result<ClientConfig, TlsError> {
     Ok(config)
 }
 
-/// The file of authorities.
-fn bundle() -> Option<PathBuf> {
+/// The system's file of authorities.
+fn system_bundle() -> Option<PathBuf> {
     match std::env::var_os(BUNDLE_VARIABLE).filter(|path| !path.is_empty()) {
         Some(path) => Some(PathBuf::from(path)),
         None => BUNDLES.iter().map(PathBuf::from).find(|path| path.exists()),
@@ -136,7 +162,7 @@ mod tests {
                 .contains("/nonexistent.pem failed: No such file")
         );
         assert!(authorities(Some(Path::new("/dev/zero"))).unwrap_err().contains("it is larger than"));
-        let nowhere = TlsError::NoAuthorities(authorities(None).unwrap_err()).to_string();
-        assert!(nowhere.contains("ca-certificates.crt") && nowhere.contains("SSL_CERT_FILE"), "{nowhere}");
+        let nowhere = authorities(None).unwrap_err();
+        assert!(nowhere.contains("/etc/ssl/certs/ca-certificates.crt"), "{nowhere}");
     }
 }

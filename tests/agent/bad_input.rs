@@ -129,7 +129,8 @@ fn bridge_update_with_a_bad_rule_is_refused_and_changes_nothing() {
     let agent = TestAgent::start();
     let put = |body: Value| agent.call("PUT", "/v1/bridge", &body.to_string());
     let rule = |listen: u16, to: &str| json!({"rules": [{"listen": listen, "to": to}]});
-    expect(put(rule(8080, "[::1]:80")), 422, "invalid_field", "IPv6");
+    expect(put(rule(8080, "[fe80::1]:80")), 422, "invalid_field", "link-local");
+    expect(put(rule(8080, "[fd00::1]:8080")), 422, "invalid_field", "go round for ever");
     expect(put(rule(0, "127.0.0.1:80")), 422, "invalid_field", "port 0");
     expect(put(rule(8080, "somewhere")), 422, "invalid_field", "rules[0].to");
     expect(put(json!({"rules": vec![json!({"listen": 1, "to": "127.0.0.1:1"}); 300]})), 429, "limit_reached", "256");

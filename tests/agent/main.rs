@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
 
 mod bad_input;
+mod bridge_settings;
 mod drain;
 mod exec;
 mod exec_table;
+mod generation;
 mod peers;
 mod reports;
 mod resources;

@@ -18,8 +18,8 @@ use crate::{
     support::{DEADLINE, TestAgent, eventually},
 };
 
-/// Every path with its methods; `{id}` and `{port}` stand for one of them.
-const ROUTES: [(&str, &[&str]); 20] = [
+/// Every path with its methods; what is in braces stands for one of its kind.
+const ROUTES: [(&str, &[&str]); 30] = [
     ("/v1/health", &["GET"]),
     ("/v1/info", &["GET"]),
     ("/v1/exec", &["GET", "POST"]),
@@ -37,13 +37,23 @@ const ROUTES: [(&str, &[&str]); 20] = [
     ("/v1/listeners/watch", &["GET"]),
     ("/v1/listeners/udp", &["GET"]),
     ("/v1/bridge", &["GET", "PUT"]),
+    ("/v1/bridge/cut", &["POST"]),
+    ("/v1/env", &["GET", "PUT", "DELETE"]),
+    ("/v1/snapshot/prepare", &["POST"]),
+    ("/v1/snapshot/thaw", &["POST"]),
+    ("/v1/generation", &["GET", "POST"]),
+    ("/v1/disk/grow", &["POST"]),
+    ("/v1/keys", &["GET", "POST", "DELETE"]),
     ("/v1/tunnel/{port}", &["GET"]),
+    ("/v1/services", &["GET"]),
+    ("/v1/services/{name}/{action}", &["POST"]),
+    ("/v1/power", &["POST"]),
     ("/metrics", &["GET"]),
     ("/health", &["GET"]),
 ];
 
 /// The calls that take JSON; an exec `here` runs for them.
-const JSON_CALLS: [(&str, &str); 7] = [
+const JSON_CALLS: [(&str, &str); 11] = [
     ("POST", "/v1/exec"),
     ("POST", "/v1/exec/stream"),
     ("POST", "/v1/exec/stream/attach"),
@@ -51,6 +61,10 @@ const JSON_CALLS: [(&str, &str); 7] = [
     ("POST", "/v1/exec/here/resize"),
     ("PUT", "/v1/files"),
     ("PUT", "/v1/bridge"),
+    ("POST", "/v1/bridge/cut"),
+    ("PUT", "/v1/env"),
+    ("POST", "/v1/keys"),
+    ("POST", "/v1/power"),
 ];
 
 /// An answer as it came.
@@ -123,7 +137,7 @@ fn agent_with_exec() -> TestAgent {
 
 /// The route as a path that can be asked for.
 fn path_of(route: &str) -> String {
-    route.replace("{id}", "here").replace("{port}", "1")
+    route.replace("{id}", "here").replace("{port}", "1").replace("{name}", "none").replace("{action}", "start")
 }
 
 #[test]

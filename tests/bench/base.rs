@@ -24,7 +24,7 @@ use serde_json::json;
 const ROUNDS: usize = 51;
 
 /// Limits that the project sets itself: bytes, milliseconds, KiB.
-const MOST_BYTES: u64 = 5_500_000;
+const MOST_BYTES: u64 = 6_300_000;
 const MOST_START_MS: f64 = 50.0;
 const MOST_IDLE_KIB: u64 = 6 * 1024;
 

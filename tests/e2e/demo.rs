@@ -1,6 +1,6 @@
 //! `./dev demo`: boots the golden image and shows what it is for, as it happens. Exits 0 only if all of it is true.
 
-#[expect(dead_code, reason = "the tests use what the demo does not")]
+#[expect(dead_code, unused_imports, reason = "the tests use what the demo does not")]
 mod harness;
 
 mod golden_path;

@@ -137,7 +137,7 @@ fn page_through_the_edge(stage: &Stage<'_>) -> Result<Shown> {
     let (vm, edge) = (&stage.vm, &stage.edge);
     let resolve = format!("{}:3000:[{}]", vm.name(), edge.address());
     let url = format!("https://{}:3000/", vm.name());
-    let ca = edge.certificate().display().to_string();
+    let ca = edge.authority().display().to_string();
     let argv = ["curl", "-sS", "--max-time", "20", "--cacert", &ca, "--resolve", &resolve, &url];
     let curl = vm.net.run(argv)?.ok()?;
     shown.ran(&curl);
@@ -160,7 +160,8 @@ fn exec(stage: &Stage<'_>) -> Result<Shown> {
     let mut shown = Shown::default();
     let ran = stage.vm.exec(["uname", "-a"])?;
     shown.ran(&ran);
-    ensure!(ran.out().starts_with("Linux "), "this is not uname's answer:\n{ran}");
+    let release = &stage.vm.artifacts().kernel.release;
+    ensure!(ran.out().starts_with("Linux ") && ran.out().contains(release), "this is not uname of {release}:\n{ran}");
     Ok(shown)
 }
 

@@ -1,6 +1,6 @@
 //! `just vm`: leaves a VM running, and prints how to reach it, until Ctrl-C.
 
-#[expect(dead_code, reason = "the tests use what this does not")]
+#[expect(dead_code, unused_imports, reason = "the tests use what this does not")]
 mod harness;
 
 #[expect(dead_code, reason = "only the stage is wanted here")]

@@ -1,10 +1,16 @@
-//! A network namespace that looks like a VM's: loopback, and an interface with an IPv4 and an IPv6 address.
+//! A network namespace that looks like a VM's: loopback, and an interface with an IPv4 and an IPv6 address; and one outside of it, to
+//! which the interface leads, where clients are.
 //!
-//! The namespace belongs to the test's thread and to what it starts, so it is gone with them.
+//! The namespaces belong to the test's thread and to what it starts, so they are gone with them.
 
 use std::{
+    cell::RefCell,
+    fs::File,
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    os::{fd::AsFd, unix::fs::MetadataExt},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::MetadataExt,
+    },
     process::Command,
 };
 
@@ -19,12 +25,56 @@ pub(crate) const VM6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 2);
 /// The VM's IPv4 address.
 pub(crate) const VM4: &str = "10.9.0.2";
 
+/// The client's IPv6 address.
+pub(crate) const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 0x99);
+
+thread_local! {
+    /// The namespaces where clients are: the last one is that of where this thread is. An interface goes with its other end's.
+    static OUTSIDE: RefCell<Vec<File>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How the bridge comes by its connections, as the configuration has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tier {
+    Steer,
+    Bind,
+}
+
+impl Tier {
+    /// As configured; by default it steers, which works where these tests run.
+    fn setting(self) -> &'static str {
+        match self {
+            Self::Steer => "auto",
+            Self::Bind => "bind",
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Steer => "steer",
+            Self::Bind => "bind",
+        }
+    }
+}
+
+fn this_namespace() -> File {
+    File::open("/proc/thread-self/ns/net").unwrap()
+}
+
 /// Moves this thread into a namespace of its own.
 pub(crate) fn enter() {
     unshare(CloneFlags::CLONE_NEWNET).expect("network namespaces need root");
+    let outside = this_namespace();
+    ip("link set lo up");
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
     ip("link set lo up");
     ip("link add eth0 type veth peer name outside");
-    ip("link set outside up");
+    ip(&format!("link set outside netns /proc/{}/fd/{}", std::process::id(), outside.as_raw_fd()));
+    OUTSIDE.with_borrow_mut(|all| all.push(outside));
+    outside_do(|| {
+        ip(&format!("addr add {CLIENT6}/64 dev outside nodad"));
+        ip("link set outside up");
+    });
     ip("link set eth0 up");
     ip(&format!("addr add {VM6}/64 dev eth0 nodad"));
     ip(&format!("addr add {VM4}/24 dev eth0"));
@@ -32,8 +82,18 @@ pub(crate) fn enter() {
 
 /// Does something in another namespace that looks the same, and comes back. It lives as long as a process that was started in it.
 pub(crate) fn elsewhere<T>(what: impl FnOnce() -> T) -> T {
-    let here = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+    let here = this_namespace();
     enter();
+    let result = what();
+    setns(here, CloneFlags::CLONE_NEWNET).unwrap();
+    OUTSIDE.with_borrow_mut(|all| all.rotate_right(1));
+    result
+}
+
+/// Does something where clients are. A socket that is made there stays there.
+pub(crate) fn outside_do<T>(what: impl FnOnce() -> T) -> T {
+    let here = this_namespace();
+    OUTSIDE.with_borrow(|outside| setns(outside.last().expect("entered"), CloneFlags::CLONE_NEWNET)).unwrap();
     let result = what();
     setns(here, CloneFlags::CLONE_NEWNET).unwrap();
     result
@@ -65,6 +125,17 @@ pub(crate) fn agent() -> TestAgent {
     TestAgent::start_with("vm_id = \"abc\"\nlisteners.poll_ms = 50\n", &[])
 }
 
+/// The same, in this tier.
+pub(crate) fn agent_in(tier: Tier) -> TestAgent {
+    enter();
+    TestAgent::start_with(&config_in(tier), &[])
+}
+
+/// Its configuration.
+pub(crate) fn config_in(tier: Tier) -> String {
+    format!("vm_id = \"abc\"\nlisteners.poll_ms = 50\nbridge.tier = \"{}\"\n", tier.setting())
+}
+
 /// A listening socket of a service.
 pub(crate) fn listen(address: &str) -> TcpListener {
     TcpListener::bind(address).unwrap_or_else(|error| panic!("binding {address}: {error}"))
@@ -79,10 +150,14 @@ pub(crate) fn bind_only(address: &str, reuse: bool) -> std::io::Result<Socket> {
     Ok(socket)
 }
 
-/// A client's connection to the VM's IPv6 address.
+/// A client's try to connect to the VM's IPv6 address, from outside.
+pub(crate) fn try_connect(port: u16) -> std::io::Result<TcpStream> {
+    outside_do(|| TcpStream::connect((VM6, port)))
+}
+
+/// A client's connection to the VM's IPv6 address, from outside.
 pub(crate) fn connect(port: u16) -> TcpStream {
-    let stream =
-        TcpStream::connect((VM6, port)).unwrap_or_else(|error| panic!("connecting to [{VM6}]:{port}: {error}"));
+    let stream = try_connect(port).unwrap_or_else(|error| panic!("connecting to [{VM6}]:{port}: {error}"));
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.set_write_timeout(Some(DEADLINE)).unwrap();
     stream

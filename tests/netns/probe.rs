@@ -16,7 +16,9 @@ use serde_json::{Value, json};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{
-    namespace::{VM4, VM6, agent, connect, enter, ip, listen, netns_of, own_listeners, report, until_bridged},
+    namespace::{
+        Tier, VM4, VM6, agent, agent_in, connect, enter, ip, listen, netns_of, own_listeners, report, until_bridged,
+    },
     support::{TestAgent, eventually},
 };
 
@@ -103,9 +105,23 @@ fn each_way_that_a_service_meets_a_proxy_is_told() {
     assert_eq!(private.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
+/// Where the kernel steers, what comes from inside is not bridged unasked.
+#[test]
+fn steered_service_is_probed_through_its_rule_alone() {
+    let agent = agent();
+    let (public, private) = (listen("0.0.0.0:3000"), listen("127.0.0.1:5432"));
+    until_bridged(&agent, &public);
+    agent.call("PUT", "/v1/bridge", &json!({"rules": [{"listen": 8080, "to": "127.0.0.1:5432"}]}).to_string());
+    until_bridged(&agent, &private);
+    let found = probe(&agent);
+    assert_eq!(at(&found, "0.0.0.0", 3000)["probe"], Value::Null);
+    let probe = &at(&found, "127.0.0.1", 5432)["probe"];
+    assert_eq!((&probe["contradicts"], &probe["port"]), (&json!(false), &json!(8080)), "{probe}");
+}
+
 #[test]
 fn bridged_service_is_probed_through_the_bridge_and_once() {
-    let agent = agent();
+    let agent = agent_in(Tier::Bind);
     let public = listen("0.0.0.0:3000");
     until_bridged(&agent, &public);
     let private = listen("127.0.0.1:5432");

@@ -10,13 +10,25 @@ use std::{
 use socket2::SockRef;
 
 use crate::{
-    namespace::{agent, connect, listen, until_bridged},
+    namespace::{Tier, agent_in, connect, listen, until_bridged},
     support::{DEADLINE, TestAgent},
 };
 
+in_both_tiers! {
+    bytes_arrive_whole_in_both_directions_at_once
+    clients_end_of_input_reaches_the_service_which_can_still_answer
+    services_end_of_output_reaches_the_client_which_can_still_send
+    services_reset_is_a_reset_at_the_client
+    clients_reset_is_a_reset_at_the_service
+    services_reset_is_no_clean_end_while_the_client_is_sending
+    clients_reset_is_no_clean_end_while_the_service_is_sending
+    connection_to_a_service_that_refuses_is_reset
+    reader_that_stops_holds_up_nobody_else
+}
+
 /// A bridged service, and one connection to it from both ends.
-fn bridged() -> (TestAgent, TcpListener, TcpStream, TcpStream) {
-    let agent = agent();
+fn bridged(tier: Tier) -> (TestAgent, TcpListener, TcpStream, TcpStream) {
+    let agent = agent_in(tier);
     let service = listen("0.0.0.0:3000");
     until_bridged(&agent, &service);
     let client = connect(3000);
@@ -35,9 +47,8 @@ fn reset(stream: TcpStream) {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-#[test]
-fn bytes_arrive_whole_in_both_directions_at_once() {
-    let (_agent, _service, client, served) = bridged();
+fn bytes_arrive_whole_in_both_directions_at_once(tier: Tier) {
+    let (_agent, _service, client, served) = bridged(tier);
     let bytes = pattern(8 * 1024 * 1024);
     let ends = [client, served].map(|stream| {
         let (mut writer, bytes) = (stream.try_clone().unwrap(), bytes.clone());
@@ -55,9 +66,8 @@ fn bytes_arrive_whole_in_both_directions_at_once() {
     }
 }
 
-#[test]
-fn clients_end_of_input_reaches_the_service_which_can_still_answer() {
-    let (_agent, _service, mut client, mut served) = bridged();
+fn clients_end_of_input_reaches_the_service_which_can_still_answer(tier: Tier) {
+    let (_agent, _service, mut client, mut served) = bridged(tier);
     client.write_all(b"question").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     let mut question = Vec::new();
@@ -71,9 +81,8 @@ fn clients_end_of_input_reaches_the_service_which_can_still_answer() {
     assert!(got == answer);
 }
 
-#[test]
-fn services_end_of_output_reaches_the_client_which_can_still_send() {
-    let (_agent, _service, mut client, mut served) = bridged();
+fn services_end_of_output_reaches_the_client_which_can_still_send(tier: Tier) {
+    let (_agent, _service, mut client, mut served) = bridged(tier);
     served.write_all(b"greeting").unwrap();
     served.shutdown(Shutdown::Write).unwrap();
     let mut greeting = Vec::new();
@@ -86,16 +95,14 @@ fn services_end_of_output_reaches_the_client_which_can_still_send() {
     assert_eq!(rest, b"still here");
 }
 
-#[test]
-fn services_reset_is_a_reset_at_the_client() {
-    let (_agent, _service, mut client, served) = bridged();
+fn services_reset_is_a_reset_at_the_client(tier: Tier) {
+    let (_agent, _service, mut client, served) = bridged(tier);
     reset(served);
     assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
-#[test]
-fn clients_reset_is_a_reset_at_the_service() {
-    let (_agent, _service, client, mut served) = bridged();
+fn clients_reset_is_a_reset_at_the_service(tier: Tier) {
+    let (_agent, _service, client, mut served) = bridged(tier);
     reset(client);
     assert_eq!(served.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
@@ -118,9 +125,8 @@ fn fill(stream: &TcpStream) {
     stream.set_nonblocking(false).unwrap();
 }
 
-#[test]
-fn services_reset_is_no_clean_end_while_the_client_is_sending() {
-    let (_agent, service, client, served) = bridged();
+fn services_reset_is_no_clean_end_while_the_client_is_sending(tier: Tier) {
+    let (_agent, service, client, served) = bridged(tier);
     let mut pairs = vec![(client, served)];
     pairs.extend((0..20).map(|_| (connect(3000), service.accept().unwrap().0)));
     for (mut client, mut served) in pairs {
@@ -132,9 +138,8 @@ fn services_reset_is_no_clean_end_while_the_client_is_sending() {
     }
 }
 
-#[test]
-fn clients_reset_is_no_clean_end_while_the_service_is_sending() {
-    let (_agent, service, client, served) = bridged();
+fn clients_reset_is_no_clean_end_while_the_service_is_sending(tier: Tier) {
+    let (_agent, service, client, served) = bridged(tier);
     let mut pairs = vec![(client, served)];
     pairs.extend((0..20).map(|_| (connect(3000), service.accept().unwrap().0)));
     for (mut client, mut served) in pairs {
@@ -146,18 +151,16 @@ fn clients_reset_is_no_clean_end_while_the_service_is_sending() {
     }
 }
 
-#[test]
-fn connection_to_a_service_that_refuses_is_reset() {
-    let agent = agent();
+fn connection_to_a_service_that_refuses_is_reset(tier: Tier) {
+    let agent = agent_in(tier);
     agent.call("PUT", "/v1/bridge", r#"{"rules": [{"listen": 8080, "to": "127.0.0.1:9"}]}"#);
     let mut client = connect(8080);
     assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(agent.get("/v1/bridge")["ports"][0]["errors_total"], 1);
 }
 
-#[test]
-fn reader_that_stops_holds_up_nobody_else() {
-    let (_agent, service, slow, mut served) = bridged();
+fn reader_that_stops_holds_up_nobody_else(tier: Tier) {
+    let (_agent, service, slow, mut served) = bridged(tier);
     let bytes = pattern(32 * 1024 * 1024);
     let writing = {
         let bytes = bytes.clone();
@@ -174,11 +177,4 @@ fn reader_that_stops_holds_up_nobody_else() {
     slow.read_to_end(&mut got).unwrap();
     writing.join().unwrap().unwrap();
     assert!(got == bytes);
-}
-
-#[test]
-fn running_agent_that_is_stopped_resets_what_is_bridged() {
-    let (agent, _service, mut client, _served) = bridged();
-    assert!(agent.terminate().success());
-    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
 
+#[expect(dead_code, reason = "the tests of guestctl proxy use the rest")]
+#[path = "../authority/mod.rs"]
+mod authority;
 mod entry;
 mod fake;
 mod hostile;

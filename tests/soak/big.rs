@@ -121,7 +121,7 @@ fn attach(agent: &Agent) -> Result<String> {
     for piece in 1..=PIECES {
         let until = if piece == PIECES { u64::MAX } else { BYTES / PIECES * piece };
         let mut http = Http::connect(agent.socket())?;
-        let attach = AttachRequest { exec_id: "soak-attach".into(), cursor: Some(at), from_latest: false };
+        let attach = AttachRequest { exec_id: "soak-attach".into(), cursor: Some(at), ..AttachRequest::default() };
         http.send("POST", "/v1/exec/stream/attach", OCTETS, &serde_json::to_vec(&attach)?)?;
         let exit = follow(http.answer()?, at, |_, bytes| {
             hash.update(bytes);

@@ -143,7 +143,7 @@ impl Worker {
             // A byte that is not there yet cannot be asked for.
             wait(http, &id(number))?;
         }
-        let attach = AttachRequest { exec_id: id(number), cursor: Some(from), from_latest: false };
+        let attach = AttachRequest { exec_id: id(number), cursor: Some(from), ..AttachRequest::default() };
         http.send("POST", "/v1/exec/stream/attach", OCTETS, &json(&attach))?;
         let streamed = wire::collect(http.answer()?, from)?;
         let whole = Source::new(number as u64, out).all();

@@ -14,9 +14,12 @@ use tempfile::TempDir;
 /// Far above what anything here takes, so that only a hang reaches it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
+/// The program that is tested.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_guestd");
+
 /// A running agent. It ends with this value, and with the test's thread should the test be killed.
 pub(crate) struct TestAgent {
-    child: Child,
+    child: Option<Child>,
     socket: PathBuf,
     // Holds the socket and the configuration.
     _dir: TempDir,
@@ -31,20 +34,25 @@ impl TestAgent {
     /// Starts an agent with this configuration file; `wrapper` is put before its command line.
     pub(crate) fn start_with(config: &str, wrapper: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (socket, file) = (dir.path().join("guestd.sock"), dir.path().join("config.toml"));
-        std::fs::write(&file, config).unwrap();
-        let notify = UnixDatagram::bind(dir.path().join("notify")).unwrap();
-        notify.set_read_timeout(Some(DEADLINE)).unwrap();
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM"]).args(wrapper).arg(env!("CARGO_BIN_EXE_guestd"));
-        command.arg("agent").arg("--no-vsock").arg("--config").arg(&file).arg("--socket").arg(&socket);
-        command.env("NOTIFY_SOCKET", dir.path().join("notify"));
-        let child = command.spawn().expect("setpriv of util-linux starts the agent");
-        let agent = Self { child, socket, _dir: dir };
-        let mut message = [0; 64];
-        let length = notify.recv(&mut message).expect("the agent says that it is ready");
-        assert_eq!(std::str::from_utf8(&message[..length]).unwrap().trim(), "READY=1");
+        std::fs::write(dir.path().join("config.toml"), config).unwrap();
+        let mut agent = Self { child: None, socket: dir.path().join("guestd.sock"), _dir: dir };
+        agent.launch(Path::new(PROGRAM), wrapper);
         agent
+    }
+
+    /// Where the data plane of the bridge listens.
+    pub(crate) fn plane_socket(&self) -> PathBuf {
+        let mut path = self.socket.clone().into_os_string();
+        path.push(".bridge");
+        path.into()
+    }
+
+    /// Ends the data plane, if there is one, and waits until it is gone.
+    fn end_plane(&self) {
+        let Ok(mut plane) = UnixStream::connect(self.plane_socket()) else { return };
+        let _ = plane.set_read_timeout(Some(DEADLINE));
+        let _ = plane.write_all(b"{\"order\":\"end\"}\n");
+        let _ = plane.read_to_end(&mut Vec::new());
     }
 
     /// Path of the Unix socket.
@@ -54,7 +62,8 @@ impl TestAgent {
 
     /// Process id of the agent.
     pub(crate) fn pid(&self) -> nix::unistd::Pid {
-        nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap())
+        let child = self.child.as_ref().expect("it was started");
+        nix::unistd::Pid::from_raw(child.id().try_into().unwrap())
     }
 
     /// A connection.
@@ -92,23 +101,63 @@ impl TestAgent {
 
     /// Sends SIGTERM and waits for the end.
     pub(crate) fn terminate(mut self) -> ExitStatus {
-        nix::sys::signal::kill(self.pid(), nix::sys::signal::Signal::SIGTERM).unwrap();
-        eventually("the agent has ended", || self.child.try_wait().unwrap())
+        self.stop(nix::sys::signal::Signal::SIGTERM)
     }
+
+    /// Ends the agent by a signal, and waits for its end. What it has started stays.
+    pub(crate) fn stop(&mut self, signal: nix::sys::signal::Signal) -> ExitStatus {
+        nix::sys::signal::kill(self.pid(), signal).unwrap();
+        eventually("the agent has ended", || self.child().try_wait().unwrap())
+    }
+
+    /// Starts the agent, for the first time or after [`TestAgent::stop`]. `program` is guestd, or a copy of it.
+    pub(crate) fn launch(&mut self, program: &Path, wrapper: &[&str]) {
+        self.child = Some(spawn(self._dir.path(), program, wrapper));
+    }
+
+    fn child(&mut self) -> &mut Child {
+        self.child.as_mut().expect("it was started")
+    }
+}
+
+/// Starts an agent and waits until it says that it is ready.
+fn spawn(dir: &Path, program: &Path, wrapper: &[&str]) -> Child {
+    let path = dir.join("notify");
+    let _ = std::fs::remove_file(&path);
+    let notify = UnixDatagram::bind(&path).unwrap();
+    notify.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM"]).args(wrapper).arg(program);
+    command.arg("agent").arg("--no-vsock").arg("--config").arg(dir.join("config.toml"));
+    command.arg("--socket").arg(dir.join("guestd.sock")).env("NOTIFY_SOCKET", &path);
+    let mut child = command.spawn().expect("setpriv of util-linux starts the agent");
+    let mut message = [0; 64];
+    let ready = notify.recv(&mut message);
+    let ready = ready.ok().and_then(|length| std::str::from_utf8(&message[..length]).ok()).map(str::trim);
+    if ready != Some("READY=1") {
+        let _ = child.kill();
+        let _ = child.wait();
+        panic!("the agent does not say that it is ready: {ready:?}");
+    }
+    child
 }
 
 impl Drop for TestAgent {
     fn drop(&mut self) {
+        // One that did not start has ended.
+        let Some(mut child) = self.child.take() else { return };
         // Asked first, so that the execs of a test that failed end with it. After `terminate` there is nothing left to end.
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = nix::sys::signal::kill(self.pid(), nix::sys::signal::Signal::SIGTERM);
+        if matches!(child.try_wait(), Ok(None)) {
+            let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
             let give_up = Instant::now() + DEADLINE;
-            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < give_up {
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < give_up {
                 std::thread::park_timeout(Duration::from_millis(5));
             }
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = child.kill();
+        let _ = child.wait();
+        self.end_plane();
     }
 }
 

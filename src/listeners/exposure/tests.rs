@@ -3,6 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::*;
+use crate::api::BridgeMode;
 use crate::facts::{AcceptQueue, AddressFact, NamespaceFact, ProcessFact};
 use crate::listeners::tests::{address, owner, socket, table};
 
@@ -15,6 +16,8 @@ fn bridged(listen: u16, to: &str, state: BridgePortState) -> BridgePort {
         listen,
         to: to.parse().unwrap(),
         auto: true,
+        rule: None,
+        mode: BridgeMode::Tcp,
         state,
         message: (state == BridgePortState::Failed).then(|| "address in use".to_owned()),
         addresses: Vec::new(),
@@ -127,17 +130,17 @@ fn hints_are_exact_for_the_runtime_that_is_recognised() {
         hint("0.0.0.0", 5432, "/usr/lib/postgresql/15/bin/postgres", &[]),
         hint("127.0.0.1", 9000, "/srv/unknown", &[]),
     ]
-    .join("\n"), @r#"
+    .join("\n"), @r"
     it has just begun to listen; if it stays, let gunicorn listen on IPv6 too: run it with `-b '[::]:8000'`
     guestd bridges IPv6 to it; to do without, let gunicorn listen on IPv6 too: run it with `-b '[::]:8000'`
     127.0.0.1 is reached from inside this VM only and is never bridged unasked: what is reachable here is reachable by the whole internet. If it is meant to be public, let http.server listen on every address: run `python3 -m http.server --bind :: 8000`, or run `guestctl bridge add 8000 127.0.0.1:8000`
-    ::1 is reached from inside this VM only and is never bridged unasked: what is reachable here is reachable by the whole internet. If it is meant to be public, let Vite listen on every address: run `vite --host ::`, or set `server.host: '::'` in its configuration
+    ::1 is reached from inside this VM only and is never bridged unasked: what is reachable here is reachable by the whole internet. If it is meant to be public, let Vite listen on every address: run `vite --host ::`, or set `server.host: '::'` in its configuration, or run `guestctl bridge add 5173 [::1]:5173`
     127.0.0.1 is reached from inside this VM only and is never bridged unasked: what is reachable here is reachable by the whole internet. Keep PostgreSQL private, and reach it from the host by `guestctl tunnel 5432:127.0.0.1:5432`; only if all may reach it, run `guestctl bridge add 5432 127.0.0.1:5432`
-    ::1 is reached from inside this VM only and is never bridged unasked: what is reachable here is reachable by the whole internet. Keep PostgreSQL private, and reach it from the host by `guestctl tunnel 5432:[::1]:5432`
+    ::1 is reached from inside this VM only and is never bridged unasked: what is reachable here is reachable by the whole internet. Keep PostgreSQL private, and reach it from the host by `guestctl tunnel 5432:[::1]:5432`; only if all may reach it, run `guestctl bridge add 5432 [::1]:5432`
     a rule makes PostgreSQL public to the whole internet; to end that, run `guestctl bridge remove 8080`
     it has just begun to listen; if it stays, let PostgreSQL listen on IPv6 too: set `listen_addresses = '*'`; if it is not meant to be public, `'localhost'`
     127.0.0.1 is reached from inside this VM only and is never bridged unasked: what is reachable here is reachable by the whole internet. If it is meant to be public, let the service listen on `::` (IPv6 and IPv4) instead, for example [::]:9000, or run `guestctl bridge add 9000 127.0.0.1:9000`
-    "#);
+    ");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use axum::{
 use serde::Deserialize;
 
 use crate::{
-    api::{ErrorCode, ExecRequest, ExecState, ExecStatus},
+    api::{ErrorCode, ExecRequest, ExecState, ExecStatus, ForkPoint},
     exec::ExecError,
     limits,
     server::{Agent, body, error::ApiError, path::Path, query},
@@ -75,6 +75,10 @@ pub(super) async fn delete(
 
 impl From<ExecError> for ApiError {
     fn from(error: ExecError) -> Self {
-        Self::new(error.code(), error.to_string())
+        let mut answer = Self::new(error.code(), error.to_string());
+        if let ExecError::StaleCursor { fork, generation, .. } = error {
+            answer.0.fork = Some(Box::new(ForkPoint { generation_id: generation, cursor: fork }));
+        }
+        answer
     }
 }

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, convert::Infallible, sync::Arc};
 use axum::{
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -15,7 +15,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
 
 use crate::{
-    api::{AttachRequest, Channel, ChannelStatus, ErrorCode, OutputStream, StreamFrame},
+    api::{AttachRequest, Channel, ChannelStatus, ErrorCode, GENERATION_HEADER, OutputStream, StreamFrame},
     exec::{AttachFrom, Attachment, Event},
     server::{Agent, body, error::ApiError},
 };
@@ -27,13 +27,14 @@ const BINARY: &str = "application/octet-stream";
 pub(super) async fn start(State(agent): State<Arc<Agent>>, request: Request) -> Result<Response, ApiError> {
     let framing = Framing::of(request.headers());
     let request = body::json(request).await?;
-    Ok(follow(agent.execs.stream(request).await?, framing))
+    let attachment = agent.execs.stream(request).await?;
+    Ok(follow(attachment, framing, &agent))
 }
 
 /// `POST /v1/exec/stream/attach`: follows one that is there.
 pub(super) async fn attach(State(agent): State<Arc<Agent>>, request: Request) -> Result<Response, ApiError> {
     let framing = Framing::of(request.headers());
-    let AttachRequest { exec_id, cursor, from_latest } = body::json(request).await?;
+    let AttachRequest { exec_id, cursor, from_latest, generation_id } = body::json(request).await?;
     let from = match (cursor, from_latest) {
         (Some(_), true) => {
             let why = "`cursor` and `from_latest` are both given; send one of them";
@@ -42,7 +43,8 @@ pub(super) async fn attach(State(agent): State<Arc<Agent>>, request: Request) ->
         (None, true) => AttachFrom::Latest,
         (cursor, false) => AttachFrom::Cursor(cursor.unwrap_or_default()),
     };
-    Ok(follow(agent.execs.get(&exec_id)?.attach(from)?, framing))
+    let exec = agent.execs.get_at(&exec_id, cursor, generation_id.as_deref())?;
+    Ok(follow(exec.attach(from)?, framing, &agent))
 }
 
 /// How events are put on the wire.
@@ -61,7 +63,9 @@ impl Framing {
     }
 }
 
-fn follow(attachment: Attachment, framing: Framing) -> Response {
+fn follow(attachment: Attachment, framing: Framing, agent: &Agent) -> Response {
+    // Ids are made of characters that may be in a header.
+    let generation = agent.execs.generation().and_then(|id| HeaderValue::from_str(&id).ok());
     let id = attachment.exec().id().to_owned();
     let mut ready = VecDeque::with_capacity(2);
     if framing == Framing::Binary {
@@ -83,7 +87,11 @@ fn follow(attachment: Attachment, framing: Framing) -> Response {
         Framing::Ndjson => NDJSON,
         Framing::Binary => BINARY,
     };
-    ([(header::CONTENT_TYPE, kind)], Body::from_stream(parts)).into_response()
+    let mut response = ([(header::CONTENT_TYPE, kind)], Body::from_stream(parts)).into_response();
+    if let Some(generation) = generation {
+        response.headers_mut().insert(GENERATION_HEADER, generation);
+    }
+    response
 }
 
 /// An event as a frame of NDJSON.

@@ -16,6 +16,7 @@ use tokio::task::yield_now;
 
 use crate::{
     api::{ErrorCode, UdpSocket},
+    bridge::Tier,
     limits,
     listeners::{Snapshot, unconnected_udp},
     probe::{Plan, connect, dial_own},
@@ -79,7 +80,8 @@ async fn probed(agent: &Agent) -> Result<Arc<Snapshot>, ApiError> {
     let planned = aside(count, move || {
         let table = &observation.table;
         let addresses: Vec<_> = table.reachable_ipv6().collect();
-        let plan = Plan::new(snapshot.listeners().to_vec(), table.netns, &addresses, &bridge.ports());
+        let steers = bridge.plane.tier == Tier::Steer;
+        let plan = Plan::new(snapshot.listeners().to_vec(), table.netns, &addresses, &bridge.ports(), steers);
         let targets = plan.targets();
         (plan, targets, snapshot.failure().map(str::to_owned))
     });

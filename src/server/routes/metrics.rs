@@ -12,20 +12,21 @@ use axum::{
 };
 
 use crate::{
-    api::{Exposure, Status},
+    api::{Exposure, Health, Status},
     listeners::Snapshot,
     server::{Agent, error::ApiError},
 };
 
 /// `GET /metrics`.
 pub(super) async fn text(State(agent): State<Arc<Agent>>) -> Result<Response, ApiError> {
-    let page = render(&agent, &*agent.listeners().await?);
+    agent.bridge.fresh().await;
+    let health = agent.health(true).await;
+    let page = render(&agent, &health, &*agent.listeners().await?);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response())
 }
 
-fn render(agent: &Agent, listeners: &Snapshot) -> String {
+fn render(agent: &Agent, health: &Health, listeners: &Snapshot) -> String {
     let mut page = Page::default();
-    let health = agent.health(true);
     page.family("guestd_ready", "gauge", "1 when every health check is ok.");
     page.sample("", u8::from(health.status == Status::Ready));
     page.family("guestd_uptime_seconds", "gauge", "Seconds since the kernel's start.");

@@ -1,14 +1,19 @@
 //! Paths and methods of the API, one file a subject.
 
 mod bridge;
+mod disk;
+mod env;
 mod exec;
 mod exec_control;
 mod exec_stream;
 mod files;
+mod generation;
+mod keys;
 mod listeners;
 mod listeners_watch;
 mod logs;
 mod metrics;
+mod services;
 mod system;
 mod tree;
 mod tunnel;
@@ -47,7 +52,17 @@ pub fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/listeners/watch", get(listeners_watch::watch))
         .route("/v1/listeners/udp", get(listeners::udp))
         .route("/v1/bridge", get(bridge::show).put(bridge::update))
+        .route("/v1/bridge/cut", post(bridge::cut))
+        .route("/v1/env", get(env::list).put(env::set).delete(env::unset))
+        .route("/v1/snapshot/prepare", post(generation::prepare))
+        .route("/v1/snapshot/thaw", post(generation::thaw))
+        .route("/v1/generation", get(generation::show).post(generation::announce))
+        .route("/v1/disk/grow", post(disk::grow))
+        .route("/v1/keys", get(keys::list).post(keys::add).delete(keys::remove))
         .route("/v1/tunnel/{port}", get(tunnel::open))
+        .route("/v1/services", get(services::list))
+        .route("/v1/services/{name}/{action}", post(services::act))
+        .route("/v1/power", post(services::power))
         .route("/metrics", get(metrics::text))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)

@@ -11,12 +11,12 @@ use crate::{
 
 /// `GET /health`: the status alone, for load balancers and those without the token.
 pub(super) async fn open_health(State(agent): State<Arc<Agent>>) -> (StatusCode, Json<Health>) {
-    answer(agent.health(false))
+    answer(agent.health(false).await)
 }
 
 /// `GET /v1/health`: the status and every check.
 pub(super) async fn health(State(agent): State<Arc<Agent>>) -> (StatusCode, Json<Health>) {
-    answer(agent.health(true))
+    answer(agent.health(true).await)
 }
 
 /// A degraded VM is served: 200. One that is starting or draining is not: 503.
@@ -30,5 +30,5 @@ fn answer(health: Health) -> (StatusCode, Json<Health>) {
 
 /// `GET /v1/info`.
 pub(super) async fn info(State(agent): State<Arc<Agent>>) -> Json<Info> {
-    Json(agent.info())
+    Json(agent.info().await)
 }

@@ -42,12 +42,14 @@ struct Where {
     cursor: Option<u64>,
     /// Only what comes from now on.
     from_latest: bool,
+    /// Generation that the cursor is of.
+    generation_id: Option<String>,
 }
 
 impl Where {
     fn attach_from(&self) -> Result<AttachFrom, ApiError> {
         match self {
-            Self { cursor: Some(_), from_latest: true } => {
+            Self { cursor: Some(_), from_latest: true, .. } => {
                 let why = "`cursor` and `from_latest` are both given; give one of them";
                 Err(ApiError::new(ErrorCode::BadRequest, why))
             }
@@ -63,9 +65,10 @@ pub(super) async fn open(
     Path(id): Path<String>,
     mut request: Request,
 ) -> Result<Response, ApiError> {
-    let from = query::of::<Where>(request.uri())?.attach_from()?;
+    let place_in = query::of::<Where>(request.uri())?;
+    let from = place_in.attach_from()?;
     let upgrade = Upgrade::of(&mut request)?;
-    let exec = agent.execs.get(&id)?;
+    let exec = agent.execs.get_at(&id, place_in.cursor, place_in.generation_id.as_deref())?;
     let place = agent.sockets.place(Use::Exec)?;
     let attachment = exec.attach(from)?;
     Ok(upgrade.start(&agent.sockets, place, |incoming, outgoing| session(incoming, outgoing, attachment)))

@@ -11,12 +11,24 @@ pub struct Label(usize);
 /// Functions of the kernel's that programs call, by their numbers in `linux/bpf.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Helper {
+    /// `bpf_map_lookup_elem(map, key)`: the value's address, or 0
+    MapLookup = 1,
+    /// `bpf_map_update_elem(map, key, value, flags)`
+    MapUpdate = 2,
+    /// `bpf_map_delete_elem(map, key)`
+    MapDelete = 3,
     /// `bpf_get_socket_cookie(context)`
     GetSocketCookie = 46,
+    /// `bpf_setsockopt(context, level, name, value, length)`
+    SetSocketOption = 49,
     /// `bpf_sock_ops_cb_flags_set(context, flags)`, Linux 4.16
     SockOpsCallbackFlagsSet = 59,
-    /// `bpf_get_netns_cookie(context)`, for sock_ops from Linux 5.15 on
+    /// `bpf_sk_release(socket)`
+    SocketRelease = 86,
+    /// `bpf_get_netns_cookie(context)`, for sock_addr from Linux 5.7 on, for sock_ops from 5.15
     GetNetnsCookie = 122,
+    /// `bpf_sk_assign(context, socket, flags)`, for sk_lookup from Linux 5.9 on
+    SocketAssign = 124,
     /// `bpf_ringbuf_reserve(map, size, flags)`, Linux 5.8
     RingReserve = 131,
     /// `bpf_ringbuf_submit(record, flags)`, Linux 5.8
@@ -81,6 +93,27 @@ impl Assembler {
     /// `*(width *)(base + offset) = operand`
     pub fn store(&mut self, width: Width, base: Register, offset: i16, operand: impl Into<Operand>) {
         self.instructions.push(Instruction::store(width, base, offset, operand.into()));
+    }
+
+    /// `*(u32 *)(base + offset) += operand`, whatever other processors do meanwhile.
+    pub fn add_atomically(&mut self, base: Register, offset: i16, operand: Register) {
+        self.instructions.push(Instruction::add_atomically(base, offset, operand));
+    }
+
+    /// Between host and network order, of 16 or 32 bits.
+    pub fn swap_network_order(&mut self, register: Register, width: Width) {
+        let bits = match width {
+            Width::U8 => return,
+            Width::U16 => 16,
+            Width::U32 => 32,
+            Width::U64 => 64,
+        };
+        self.instructions.push(Instruction::swap_network_order(register, bits));
+    }
+
+    /// `destination = value`, where it may have more than 31 bits.
+    pub fn set_wide(&mut self, destination: Register, value: u64) {
+        self.instructions.extend(Instruction::set_wide(destination, value));
     }
 
     /// `destination = map`. The descriptor must be open until the program is loaded, which then holds the map itself.

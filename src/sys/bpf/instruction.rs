@@ -46,6 +46,8 @@ pub enum Arithmetic {
     Or = 0x40,
     /// Bitwise and.
     And = 0x50,
+    /// Shifted to the right, zeros coming in.
+    ShiftRight = 0x70,
     /// The operand itself.
     Move = 0xb0,
 }
@@ -101,9 +103,13 @@ const ST: u8 = 0x02;
 const STX: u8 = 0x03;
 const JMP: u8 = 0x05;
 const ALU64: u8 = 0x07;
+const ALU: u8 = 0x04;
 /// Modes of loads and stores.
 const IMM: u8 = 0x00;
 const MEM: u8 = 0x60;
+const ATOMIC: u8 = 0xc0;
+/// BPF_END with BPF_TO_BE.
+const TO_BIG_ENDIAN: u8 = 0xd8;
 /// BPF_X.
 const REGISTER_OPERAND: u8 = 0x08;
 const CALL: u8 = 0x80;
@@ -142,6 +148,27 @@ impl Instruction {
         let (_, source, immediate) = operand.parts();
         let class = if matches!(operand, Operand::Register(_)) { STX } else { ST };
         Self::new(class | MEM | width as u8, base, source, offset, immediate)
+    }
+
+    /// `*(u32 *)(base + offset) += operand`, in one step that no other processor comes between.
+    ///
+    /// The immediate says which calculation, and 0 is the sum: what was BPF_XADD before Linux 5.12 has the same bytes.
+    pub(super) fn add_atomically(base: Register, offset: i16, operand: Register) -> Self {
+        Self::new(STX | ATOMIC | Width::U32 as u8, base, operand, offset, 0)
+    }
+
+    /// `register = the lower bits of it, swapped if the machine is little-endian`, the others zeros: between host and network order.
+    pub(super) fn swap_network_order(register: Register, bits: i32) -> Self {
+        Self::new(ALU | TO_BIG_ENDIAN, register, Register::R0, 0, bits)
+    }
+
+    /// `destination = value`, 64 bits of it, which takes two instructions.
+    pub(super) fn set_wide(destination: Register, value: u64) -> [Self; 2] {
+        let [low, high] = [value as u32, (value >> 32) as u32].map(u32::cast_signed);
+        [
+            Self::new(LD | IMM | Width::U64 as u8, destination, Register::R0, 0, low),
+            Self::new(0, Register::R0, Register::R0, 0, high),
+        ]
     }
 
     /// `destination = the map`, which takes two instructions.
@@ -210,6 +237,11 @@ mod tests {
             (Instruction::load(Width::U16, R2, R6, 2), "6962020000000000"),
             (Instruction::load(Width::U8, R2, R6, 0), "7162000000000000"),
             (Instruction::load(Width::U64, R3, R10, -8), "79a3f8ff00000000"),
+            (Instruction::calculate(Arithmetic::ShiftRight, R3, Immediate(24)), "7703000018000000"),
+            // be16 and be32 0xdc.
+            (Instruction::swap_network_order(R2, 16), "dc02000010000000"),
+            // The 32-bit atomic add 0xc3.
+            (Instruction::add_atomically(R0, 4, R1), "c310040000000000"),
             // stw 0x62 … with an immediate, stxw 0x63, stxh 0x6b, stxb 0x73, stxdw 0x7b with a register.
             (Instruction::store(Width::U32, R10, -4, Immediate(7)), "620afcff07000000"),
             (Instruction::store(Width::U32, R0, 0, R7.into()), "6370000000000000"),
@@ -230,6 +262,9 @@ mod tests {
         }
         // lddw with source 1: the map of this descriptor.
         assert_eq!(Instruction::load_map(R1, 5).map(hex), ["1811000005000000", "0000000000000000"]);
+        // lddw with source 0: the immediates are the value.
+        let wide = Instruction::set_wide(R1, 0x1122_3344_5566_7788).map(hex);
+        assert_eq!(wide, ["1801000088776655", "0000000044332211"]);
         assert_eq!(hex(Instruction::jump(0).with_offset(-3)), "0500fdff00000000");
     }
 }

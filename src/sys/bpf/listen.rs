@@ -8,35 +8,17 @@
 //! in the life of each accepted connection; that is eight instructions each time.
 
 use std::{
-    fs::{File, OpenOptions},
-    io,
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::fs::OpenOptionsExt,
-    },
-    path::{Path, PathBuf},
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
 };
 
 use super::{
-    Arithmetic, Assembler, BpfError, CgroupLink, Condition, Helper, Instruction, Map, Program, ProgramKind,
+    Assembler, Condition, Helper, Instruction, Link, Map, Missing, Program, ProgramKind,
     Register::{R0, R1, R2, R3, R6, R7, R8, R9},
-    Ring, Taken, Width,
+    Ring, Taken, Width, open_cgroup,
+    sock_ops::{FAMILY, LOCAL_PORT, ask_for_changes, tell_apart},
 };
 use crate::limits;
-
-/// Fields of `struct bpf_sock_ops`, by their offsets in `linux/bpf.h`.
-const OP: i16 = 0;
-const OLD_STATE: i16 = 4;
-const FAMILY: i16 = 20;
-const LOCAL_PORT: i16 = 68;
-const CALLBACK_FLAGS: i16 = 84;
-/// `op` of a change of state, and of listen(2).
-const STATE_CB: i32 = 10;
-const LISTEN_CB: i32 = 11;
-/// The wish to be called for changes of state.
-const STATE_CB_FLAG: i32 = 1 << 2;
-/// State of a socket that listens.
-const TCP_LISTEN: i32 = 10;
 
 /// A record: what happened, family, port, network namespace, socket.
 const RECORD: usize = 24;
@@ -88,30 +70,11 @@ impl ListenEvent {
     }
 }
 
-/// Why there are no events.
-#[derive(Debug, thiserror::Error)]
-pub enum Missing {
-    /// The cgroup is not to be had.
-    #[error("opening the cgroup {} failed: {source}", path.display())]
-    Cgroup {
-        /// Its directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// BPF does not do it.
-    #[error(transparent)]
-    Bpf(#[from] BpfError),
-    /// The records cannot be read.
-    #[error("mapping the BPF ring buffer failed: {0}")]
-    Ring(io::Error),
-}
-
 /// The program, attached, and its records. It is gone from the kernel when this is dropped, and with the process.
 #[derive(Debug)]
 pub struct ListenEvents {
     ring: Ring,
-    _link: CgroupLink,
+    _link: Link,
 }
 
 impl ListenEvents {
@@ -120,13 +83,13 @@ impl ListenEvents {
     /// # Errors
     /// With what the kernel lacks, or the agent may not.
     pub fn attach(cgroup: &Path) -> Result<Self, Missing> {
-        let directory = open(cgroup).map_err(|source| Missing::Cgroup { path: cgroup.to_owned(), source })?;
+        let directory = open_cgroup(cgroup)?;
         let map = Map::ring("guestd_listen", limits::LISTENER_RING_BYTES)?;
         let kind = ProgramKind::sock_ops("guestd_listen");
         // Which functions a kernel has for such programs is known by loading one.
         let load = |with_netns| Program::load(kind, &program(map.0.as_fd(), with_netns)?);
         let program = load(true).or_else(|error| load(false).map_err(|_| error))?;
-        let ring = Ring::new(map).map_err(Missing::Ring)?;
+        let ring = Ring::new(map).map_err(Missing::Mapping)?;
         let link = program.attach_to_cgroup(directory.as_fd())?;
         Ok(Self { ring, _link: link })
     }
@@ -148,29 +111,16 @@ impl AsFd for ListenEvents {
     }
 }
 
-fn open(cgroup: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(cgroup)
-}
-
-/// The program; R6 is its context throughout.
+/// The program.
 fn program(map: BorrowedFd<'_>, with_netns: bool) -> Result<Vec<Instruction>, super::AssemblyError> {
     let mut code = Assembler::default();
     let (listens, tell, end) = (code.label(), code.label(), code.label());
-    code.set(R6, R1);
-    code.load(Width::U32, R2, R6, OP);
-    code.jump_if(Condition::Equal, R2, LISTEN_CB, listens);
-    code.jump_if(Condition::Different, R2, STATE_CB, end);
-    code.load(Width::U32, R2, R6, OLD_STATE);
-    code.jump_if(Condition::Different, R2, TCP_LISTEN, end);
+    tell_apart(&mut code, listens, end);
     code.set(R7, CLOSES);
     code.jump(tell);
 
     code.place(listens);
-    // Setting them overwrites all: those that other programs have asked for are kept.
-    code.load(Width::U32, R2, R6, CALLBACK_FLAGS);
-    code.calculate(Arithmetic::Or, R2, STATE_CB_FLAG);
-    code.set(R1, R6);
-    code.call(Helper::SockOpsCallbackFlagsSet);
+    ask_for_changes(&mut code);
     code.set(R7, LISTENS);
 
     code.place(tell);
@@ -214,7 +164,7 @@ mod tests {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
-    use crate::sys::cgroup;
+    use crate::sys::{bpf::BpfError, cgroup};
 
     fn attached() -> ListenEvents {
         ListenEvents::attach(&cgroup::root().unwrap()).unwrap()

@@ -7,12 +7,15 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd},
     ptr::NonNull,
-    sync::atomic::{AtomicU32, AtomicUsize, Ordering},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
-use super::object::Map;
+use super::{
+    map::Map,
+    memory::{Mapping, page_size},
+};
 
 /// Before each record: its length with two flags in it, and a word that is the kernel's own.
 const HEADER: usize = 8;
@@ -20,13 +23,6 @@ const HEADER: usize = 8;
 const BUSY: u32 = 1 << 31;
 /// The record is to be skipped.
 const DISCARDED: u32 = 1 << 30;
-
-/// Bytes of a page of memory.
-pub(super) fn page_size() -> usize {
-    // SAFETY: no argument can be wrong.
-    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(size).ok().filter(|size| size.is_power_of_two()).unwrap_or(4096)
-}
 
 /// What one reading found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +84,7 @@ impl Ring {
     fn at(&self, position: usize) -> NonNull<u8> {
         let offset = page_size() + (position & (self.size - 1));
         // SAFETY: below one page and `size`, so inside of the mapping of a page and twice `size`.
-        unsafe { self.producer.start.add(offset) }
+        unsafe { self.producer.start().add(offset) }
     }
 
     fn header(&self, position: usize) -> &AtomicU32 {
@@ -107,42 +103,5 @@ impl Ring {
 impl AsFd for Ring {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.map.as_fd()
-    }
-}
-
-/// Memory shared with the kernel. Unmapped when dropped.
-#[derive(Debug)]
-struct Mapping {
-    start: NonNull<u8>,
-    length: usize,
-}
-
-// SAFETY: it is memory of the process, not of a thread; what is written there is written by atomics.
-unsafe impl Send for Mapping {}
-
-impl Mapping {
-    fn new(map: &Map, length: usize, offset: usize, protection: libc::c_int) -> io::Result<Self> {
-        let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
-        // SAFETY: a new mapping, at an address that the kernel chooses.
-        let start = unsafe {
-            libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, map.as_fd().as_raw_fd(), offset)
-        };
-        match NonNull::new(start) {
-            Some(mapped) if start != libc::MAP_FAILED => Ok(Self { start: mapped.cast(), length }),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-
-    /// The position at its beginning, an `unsigned long` that only grows (and wraps).
-    fn position(&self) -> &AtomicUsize {
-        // SAFETY: a page is aligned, and lives as long as this; both sides access the word as a whole.
-        unsafe { self.start.cast().as_ref() }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: nothing refers to the mapping any more.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
     }
 }

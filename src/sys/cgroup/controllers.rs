@@ -206,15 +206,8 @@ impl CgroupParent {
     }
 
     fn step_aside(&self) -> io::Result<()> {
-        let cgroup = match self.create(AGENT) {
-            // Of an agent before us.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Cgroup::new(self.path.join(AGENT), self.controllers)
-            }
-            other => other?,
-        };
-        // 0 stands for the writer.
-        cgroup.write("cgroup.procs", "0")
+        // It may be of an agent before us. 0 stands for the writer.
+        self.obtain(AGENT)?.write("cgroup.procs", "0")
     }
 }
 

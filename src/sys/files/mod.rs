@@ -3,6 +3,7 @@
 //! No call here follows a symbolic link, but for [`Dir::open`], and none decides anything. Needs Linux 5.6 (openat2(2)).
 
 mod content;
+mod memory;
 mod xattr;
 
 use std::{
@@ -29,6 +30,7 @@ use nix::{
 };
 
 pub use content::{Segment, segments};
+pub use memory::in_memory;
 pub use xattr::{Xattr, set_xattr, xattrs};
 
 /// How often a resolution is tried again that raced with a rename elsewhere on the machine (EAGAIN of openat2(2)).

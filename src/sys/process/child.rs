@@ -13,7 +13,7 @@ use std::ffi::{CString, c_char, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use super::{Credentials, Inherited, Launch, Stage, check};
+use super::{Allowance, Credentials, Inherited, Launch, Stage, check};
 
 /// Open files that a command may have, softly: what login sessions and systemd units get. More breaks programs that use
 /// select(2); who needs more raises it up to the hard limit, which is left as it is.
@@ -29,6 +29,7 @@ pub(super) struct Child<'a> {
     /// Those that are not default; bit n - 1 stands for signal n.
     reset_signals: u64,
     reset_oom_score: bool,
+    allowance: Allowance,
     credentials: Option<&'a Credentials>,
     /// What went wrong; none: it is another program.
     failure: Option<(Stage, io::Error)>,
@@ -49,6 +50,7 @@ impl<'a> Child<'a> {
             cgroup_procs: None,
             reset_signals: inherited.ignored,
             reset_oom_score: inherited.has_oom_score(),
+            allowance: Allowance::default(),
             credentials: launch.credentials.as_ref().filter(|wanted| inherited.credentials.as_ref() != Some(*wanted)),
             failure: None,
         }
@@ -58,6 +60,22 @@ impl<'a> Child<'a> {
     pub(super) fn old(launch: &'a Launch, inherited: &'a Inherited, cgroup_procs: Option<&'a OwnedFd>) -> Self {
         // A handler must not run in the child, which has our memory.
         Self { cgroup_procs, reset_signals: u64::MAX, ..Self::new(launch, inherited) }
+    }
+
+    /// One that has memory of its own.
+    pub(super) fn forked(
+        launch: &'a Launch,
+        inherited: &'a Inherited,
+        cgroup_procs: Option<&'a OwnedFd>,
+        allowance: Allowance,
+    ) -> Self {
+        Self { cgroup_procs, allowance, reset_signals: u64::MAX, ..Self::new(launch, inherited) }
+    }
+
+    /// Becomes another program, or says why not.
+    pub(super) fn fail_to_become(&self) -> (Stage, io::Error) {
+        let Err(failure) = self.try_become();
+        failure
     }
 
     /// What it has left behind.
@@ -91,10 +109,10 @@ impl<'a> Child<'a> {
                 .map_err(at(Stage::Terminal))?;
         }
         default_signals(self.reset_signals);
-        default_priority(self.reset_oom_score);
+        default_priority(self.reset_oom_score, self.allowance.oom_score);
         // SAFETY: an integer argument only.
         unsafe { libc::umask(0o022) };
-        default_open_files().map_err(at(Stage::Limits))?;
+        limit_open_files(self.allowance.open_files).map_err(at(Stage::Limits))?;
         if let Some(procs) = self.cgroup_procs {
             // SAFETY: one readable byte; 0 stands for the writer itself.
             check(unsafe { libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) } as libc::c_long)
@@ -176,29 +194,51 @@ fn default_signals(ignored: u64) {
     };
 }
 
-/// Ordinary niceness and OOM score. Best effort: where they cannot be had (no /proc, no privilege), running is still better.
-fn default_priority(oom_score: bool) {
+/// Ordinary niceness and OOM score, or the one that is wanted. Best effort: where they cannot be had (no /proc, no privilege), running is
+/// still better.
+fn default_priority(reset: bool, wanted: Option<i32>) {
     // SAFETY: integers only.
     unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS as libc::c_long, 0, 0) };
-    if !oom_score {
+    if !reset && wanted.is_none() {
         return;
     }
-    // SAFETY: a C string, integers, and a readable byte.
+    let mut digits = [0; 8];
+    let score = decimal(wanted.unwrap_or(0), &mut digits);
+    // SAFETY: a C string, integers, and readable bytes.
     unsafe {
-        let score = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-        if score >= 0 {
-            libc::write(score, c"0".as_ptr().cast(), 1);
-            libc::close(score);
+        let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if file >= 0 {
+            libc::write(file, score.as_ptr().cast(), score.len());
+            libc::close(file);
         }
     }
 }
 
-fn default_open_files() -> io::Result<()> {
+/// A number of at most six digits as text, with nothing allocated.
+fn decimal(number: i32, digits: &mut [u8; 8]) -> &[u8] {
+    let mut left = number.unsigned_abs() % 1_000_000;
+    let mut at = digits.len();
+    while at == digits.len() || left > 0 {
+        at -= 1;
+        digits[at] = b'0' + (left % 10) as u8;
+        left /= 10;
+    }
+    if number < 0 {
+        at -= 1;
+        digits[at] = b'-';
+    }
+    &digits[at..]
+}
+
+fn limit_open_files(wanted: Option<u64>) -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the struct is ours for both calls.
     unsafe {
         check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit).into())?;
-        limit.rlim_cur = SOFT_OPEN_FILES.min(limit.rlim_max);
+        match wanted {
+            Some(wanted) => limit = libc::rlimit { rlim_cur: wanted, rlim_max: wanted },
+            None => limit.rlim_cur = SOFT_OPEN_FILES.min(limit.rlim_max),
+        }
         check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit).into())
     }
 }
@@ -226,6 +266,18 @@ fn close_on_exec_from(first: libc::c_uint) {
         for fd in 3..1024 {
             // SAFETY: integers only; a number that is not open is refused.
             unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_score_is_written_as_it_is_read() {
+        for number in [0, 7, -900, 1000, -1000] {
+            assert_eq!(decimal(number, &mut [0; 8]), number.to_string().as_bytes());
         }
     }
 }

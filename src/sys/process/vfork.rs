@@ -81,6 +81,36 @@ pub(super) unsafe fn old_vfork(body: Body, argument: *mut c_void, birth: &Birth)
     unsafe { begin(libc::SYS_clone, call, body, argument, birth) }
 }
 
+/// Makes a child with memory of its own in this cgroup, or in ours. 0 in the child, which has default handlers; its pid in the parent.
+///
+/// # Errors
+/// As for [`vfork`].
+pub(super) fn fork(cgroup: Option<BorrowedFd<'_>>) -> io::Result<i32> {
+    // SAFETY: plain integers, for which zeroes are a value.
+    let mut request: libc::clone_args = unsafe { std::mem::zeroed() };
+    request.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = cgroup {
+        request.flags = CLONE_INTO_CGROUP;
+        request.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: the request is of the size that is given. Without CLONE_VM all of our memory, this stack too, is the child's in a copy.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const request, size_of::<libc::clone_args>()) };
+    match i32::try_from(pid) {
+        Ok(pid) if pid >= 0 => Ok(pid),
+        _ if cgroup.is_none() => plain_fork(),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Before Linux 5.3.
+fn plain_fork() -> io::Result<i32> {
+    // SAFETY: no arguments.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        pid => Ok(pid),
+    }
+}
+
 /// # Safety
 /// The call is one that makes a child on our stack, with CLONE_VFORK; and as for [`vfork`].
 unsafe fn begin(

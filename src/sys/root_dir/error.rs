@@ -18,7 +18,7 @@ pub enum RootDirError {
         errno: Errno,
     },
     /// Reading or writing a file's content failed.
-    #[error("cannot {action} {path}: {source}", path = path.display())]
+    #[error("cannot {action} {path}: {reason}", path = path.display(), reason = content_reason(source))]
     Content {
         /// What was tried.
         action: &'static str,
@@ -41,6 +41,16 @@ pub enum RootDirError {
         /// The tree in which it was resolved.
         root: PathBuf,
     },
+    /// A directory is reached by a link, where none is followed.
+    #[error(
+        "cannot open the directory {path}: it is a symbolic link, or there is one on the way to it, and none is followed there; \
+         put the directory itself in its place",
+        path = path.display()
+    )]
+    Linked {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A file is larger than what its kind of file may be.
     #[error("cannot read {path}: it is larger than {limit} bytes", path = path.display())]
     TooLarge {
@@ -51,10 +61,16 @@ pub enum RootDirError {
     },
 }
 
+fn content_reason(source: &io::Error) -> String {
+    source.raw_os_error().map_or_else(|| source.to_string(), |errno| reason(Errno::from_raw(errno)))
+}
+
 fn reason(errno: Errno) -> String {
     let advice = match errno {
         Errno::ENOSYS => "; openat2(2) is needed: Linux 5.6 or newer, and no seccomp filter that hides it",
         Errno::EACCES | Errno::EPERM => "; run it as root or as the owner of the directory",
+        Errno::ENOSPC | Errno::EDQUOT => "; free some space, or make the file system larger",
+        Errno::EROFS => "; mount the file system writable",
         Errno::ELOOP => "; there are symbolic links that lead in a circle",
         _ => "",
     };

@@ -5,6 +5,7 @@
 //! followed where something is written or judged. A file comes into being whole or not at all: exclusive temporary,
 //! mode, owner, fsync, then one rename or link. Needs Linux 5.6. Nothing here decides what belongs into a tree.
 
+mod entries;
 mod error;
 mod temporary;
 
@@ -14,6 +15,8 @@ use std::{
     io::{self, Read},
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -21,11 +24,16 @@ use nix::{
     errno::Errno,
     fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat},
     sys::stat::{Mode, SFlag, fstat, fstatat, mkdirat},
-    unistd::{Gid, Uid, fsync, symlinkat},
+    unistd::{Gid, Uid, fsync},
 };
 
 pub use error::RootDirError;
-use temporary::{Temporary, set_access};
+use temporary::{Temporary, is_temporary, set_access};
+
+use crate::limits;
+
+/// Between two tries to lock what another process has locked.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// How often a resolution is tried again that raced with a rename elsewhere on the machine (EAGAIN of openat2(2)).
 const RESOLUTION_TRIES: u32 = 64;
@@ -53,6 +61,8 @@ pub enum Entry {
 pub struct OpenFile {
     file: File,
     path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
     /// Permission bits, set-id bits included.
     pub mode: u32,
     /// Owner.
@@ -119,6 +129,42 @@ impl RootDir {
         nix::fcntl::open(path, flags, Mode::empty())
             .map(|fd| Self { fd, path: path.to_owned() })
             .map_err(|errno| RootDirError::Call { action: "open the directory", path: path.to_owned(), errno })
+    }
+
+    /// Locks the root for this process, until this value is dropped. `false` if another one has it locked.
+    pub fn lock(&self) -> Result<bool, RootDirError> {
+        let failed = |source| RootDirError::Content { action: "lock", path: self.path.clone(), source };
+        let file = File::from(self.fd.try_clone().map_err(failed)?);
+        match file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(false),
+            // Not every file system has locks; one without is not shared by many.
+            Err(std::fs::TryLockError::Error(_)) => Ok(true),
+        }
+    }
+
+    /// The same, but waits for whoever has it locked, up to [`limits::ROOT_LOCK_WAIT`]. `false` without the lock: whoever may read a
+    /// directory can lock it, so nobody's work may depend on getting it.
+    pub fn wait_and_lock(&self) -> Result<bool, RootDirError> {
+        let give_up = Instant::now() + limits::ROOT_LOCK_WAIT;
+        loop {
+            let is_ours = self.lock()?;
+            if is_ours || Instant::now() >= give_up {
+                return Ok(is_ours);
+            }
+            thread::sleep(LOCK_PAUSE);
+        }
+    }
+
+    /// The directory `path` as a root of its own, to which no link leads, on the way to it neither; None when there is none.
+    pub fn descend(&self, path: &str) -> Result<Option<Self>, RootDirError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        match self.resolve_by(path, flags, ResolveFlag::RESOLVE_NO_SYMLINKS) {
+            Ok(fd) => Ok(Some(Self { fd, path: self.shown(path) })),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(Errno::ELOOP) => Err(RootDirError::Linked { path: self.shown(path) }),
+            Err(errno) => Err(self.failed("open the directory", path, errno)),
+        }
     }
 
     /// The path that was opened.
@@ -230,18 +276,6 @@ impl RootDir {
         Ok(made)
     }
 
-    fn refuse_dangling(&self, parent: &OwnedFd, name: &str, path: &str) -> Result<(), RootDirError> {
-        match readlinkat(parent, name) {
-            Ok(target) => Err(RootDirError::DanglingLink {
-                path: self.shown(path),
-                target: target.into(),
-                root: self.path.clone(),
-            }),
-            // Somebody made the directory at this moment.
-            Err(_) => Ok(()),
-        }
-    }
-
     /// Writes a file whole, in a directory that exists.
     pub fn write(
         &self,
@@ -270,12 +304,30 @@ impl RootDir {
         fsync(&parent).map_err(failed)
     }
 
-    /// Makes the symbolic link `path`, where nothing is, in a directory that exists.
-    pub fn make_link(&self, path: &str, target: &str) -> Result<(), RootDirError> {
+    /// Puts a file into its place, whole for whoever reads it, without waiting for the disk: for what can be made again after a crash.
+    pub fn place(&self, path: &str, content: &[u8], mode: u32, owner: Owner) -> Result<(), RootDirError> {
+        let failed = |errno| self.failed("write", path, errno);
         let (parent, name) = split(path);
-        self.directory(parent)
-            .and_then(|parent| symlinkat(target, parent, name))
-            .map_err(|errno| self.failed("make the link", path, errno))
+        let parent = self.directory(parent).map_err(failed)?;
+        let (temporary, mut file) = Temporary::create(&parent, name).map_err(failed)?;
+        io::Write::write_all(&mut file, content).map_err(|source| RootDirError::Content {
+            action: "write",
+            path: self.shown(path),
+            source,
+        })?;
+        set_access(&file, mode, owner).map_err(failed)?;
+        temporary.rename_to(name).map_err(failed)
+    }
+
+    /// Removes what writers that were killed have left in the directory itself, which nobody else may be writing to. Gives how many.
+    pub fn remove_leftovers(&self, limit: usize) -> Result<usize, RootDirError> {
+        let mut removed = 0;
+        for name in self.names("", limit)? {
+            if let Some(name) = name.to_str().filter(|name| is_temporary(name)) {
+                removed += usize::from(self.remove(name)?);
+            }
+        }
+        Ok(removed)
     }
 
     fn directory(&self, path: &str) -> nix::Result<OwnedFd> {
@@ -283,10 +335,12 @@ impl RootDir {
     }
 
     fn resolve(&self, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+        self.resolve_by(path, flags, ResolveFlag::RESOLVE_NO_MAGICLINKS)
+    }
+
+    fn resolve_by(&self, path: &str, flags: OFlag, how: ResolveFlag) -> nix::Result<OwnedFd> {
         let path = if path.is_empty() { "." } else { path };
-        let how = OpenHow::new()
-            .flags(flags | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT | how);
         let mut tries = 1;
         loop {
             match openat2(&self.fd, path, how) {
@@ -301,6 +355,7 @@ impl RootDir {
         let file = OpenFile {
             file: File::from(fd),
             path: self.shown(path),
+            identity: (stat.st_dev, stat.st_ino),
             mode: stat.st_mode & 0o7777,
             uid: stat.st_uid,
             gid: stat.st_gid,

@@ -18,6 +18,14 @@ use super::Owner;
 /// Names tried for a temporary file; more than one only where a killed process left its own behind.
 const TEMPORARY_TRIES: u32 = 64;
 
+/// In the name of every temporary file.
+const MARK: &str = ".guestd-tmp-";
+
+/// Is this the name of one?
+pub(super) fn is_temporary(name: &str) -> bool {
+    name.starts_with('.') && name.contains(MARK)
+}
+
 /// A file under a name of its own, removed unless it got its real one.
 pub(super) struct Temporary<'dir> {
     parent: &'dir OwnedFd,
@@ -27,12 +35,10 @@ pub(super) struct Temporary<'dir> {
 
 impl<'dir> Temporary<'dir> {
     pub(super) fn create(parent: &'dir OwnedFd, for_name: &str) -> nix::Result<(Self, File)> {
-        static COUNTER: AtomicU32 = AtomicU32::new(0);
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mut tries = 1;
         loop {
-            let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-            let name = format!(".{for_name}.guestd-tmp-{}-{number}", std::process::id());
+            let name = temporary_name(for_name);
             // Private until the real mode is set: a key must not be readable for a moment.
             match openat(parent, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR) {
                 Ok(fd) => return Ok((Self { parent, name, renamed: false }, File::from(fd))),
@@ -61,6 +67,13 @@ impl Drop for Temporary<'_> {
             let _ = unlinkat(self.parent, self.name.as_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
+}
+
+/// A name that nothing has but what a killed process with this one's id left behind.
+pub(super) fn temporary_name(for_name: &str) -> String {
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    format!(".{for_name}{MARK}{}-{number}", std::process::id())
 }
 
 /// Sets owner and mode of an open file or directory.

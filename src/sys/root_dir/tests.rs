@@ -113,3 +113,113 @@ fn a_file_above_the_limit_is_not_read() {
     let Entry::File(file) = root.look("file").unwrap() else { panic!("no file") };
     assert!(matches!(file.read(6), Err(RootDirError::TooLarge { limit: 6, .. })));
 }
+
+#[test]
+fn a_directory_is_descended_into_only_where_no_link_leads_to_it() {
+    let (_directory, root) = root();
+    root.make_directories("/a/b", 0o755, None).unwrap();
+    let inner = root.descend("/a/b").unwrap().unwrap();
+    write(&inner, "file", Existing::Refuse).unwrap();
+    assert_eq!(
+        (inner.path(), root.names("a/b", 10).unwrap()),
+        (root.path().join("a/b").as_path(), vec!["file".into()])
+    );
+    assert!(root.descend("a/c").unwrap().is_none());
+    symlink("b", root.path().join("a/last")).unwrap();
+    symlink("a", root.path().join("first")).unwrap();
+    for linked in ["a/last", "first/b"] {
+        let error = root.descend(linked).unwrap_err();
+        assert!(matches!(&error, RootDirError::Linked { path } if path.ends_with(linked)), "{error}");
+    }
+    assert!(root.descend("a/b/file").is_err());
+}
+
+#[test]
+fn what_is_removed_is_the_file_or_link_itself_and_leftovers_are_known_by_their_names() {
+    let (directory, root) = root();
+    let victim = directory.path().join("victim");
+    fs::write(&victim, "untouched").unwrap();
+    symlink(&victim, root.path().join("link")).unwrap();
+    assert!(root.remove("link").unwrap());
+    assert!(!root.remove("link").unwrap());
+    assert!(victim.exists());
+    for name in [".file.guestd-tmp-7-0", ".hidden", "file.guestd-tmp-7-0", "file"] {
+        fs::write(root.path().join(name), "").unwrap();
+    }
+    assert_eq!(root.remove_leftovers(10).unwrap(), 1);
+    assert_eq!(root.names("", 10).unwrap(), [".hidden", "file", "file.guestd-tmp-7-0"]);
+}
+
+#[test]
+fn a_link_takes_the_place_of_what_was_there_in_one_step_and_a_second_name_is_the_same_file() {
+    let (_directory, root) = root();
+    write(&root, "file", Existing::Refuse).unwrap();
+    root.add_name("file", "second").unwrap();
+    assert!(root.is_one("file", "second").unwrap());
+    root.replace_link("file", "elsewhere").unwrap();
+    assert!(matches!(root.look("file").unwrap(), Entry::Link(target) if target == Path::new("elsewhere")));
+    assert!(!root.is_one("file", "second").unwrap() && !root.is_one("nothing", "nothing").unwrap());
+    // A link's second name is the link's, not that of what it leads to.
+    root.add_name("file", "third").unwrap();
+    assert!(matches!(root.look("third").unwrap(), Entry::Link(_)));
+    root.rename("second", "file").unwrap();
+    assert_eq!(root.names("", 10).unwrap(), ["file", "third"]);
+    assert!(matches!(root.look("file").unwrap(), Entry::File(_)));
+}
+
+#[test]
+fn what_is_removed_is_the_link_and_never_what_is_behind_it_or_in_a_directory() {
+    let (directory, root) = root();
+    let victim = directory.path().join("victim");
+    fs::write(&victim, "untouched").unwrap();
+    symlink(&victim, root.path().join("link")).unwrap();
+    root.remove("link").unwrap();
+    root.remove("link").unwrap();
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
+
+    root.make_directories("a/b", 0o755, None).unwrap();
+    assert!(!root.remove_directory("a").unwrap());
+    assert!(root.remove_directory("a/b").unwrap() && root.remove_directory("a").unwrap());
+    assert_eq!(root.names("", 10).unwrap(), [""; 0]);
+}
+
+#[test]
+fn the_directories_that_would_be_made_are_those_that_are_made() {
+    let (_directory, root) = root();
+    root.make_directories("there", 0o755, None).unwrap();
+    symlink("/there", root.path().join("link")).unwrap();
+    let missing = root.missing_directories("/link/a/b").unwrap();
+    assert_eq!(missing, ["/link/a", "/link/a/b"]);
+    root.make_directories("/link/a/b", 0o755, None).unwrap();
+    assert_eq!(root.missing_directories("/link/a/b").unwrap(), [""; 0]);
+
+    symlink("/nowhere", root.path().join("dangling")).unwrap();
+    let error = root.missing_directories("dangling/below").unwrap_err();
+    assert!(matches!(error, RootDirError::DanglingLink { .. }), "{error}");
+    assert!(!root.leads_somewhere("dangling").unwrap() && root.leads_somewhere("link/a").unwrap());
+}
+
+#[test]
+fn a_root_is_locked_by_one_at_a_time() {
+    let (_directory, root) = root();
+    let other = RootDir::open(root.path()).unwrap();
+    assert!(root.lock().unwrap());
+    assert!(!other.lock().unwrap());
+    drop(root);
+    assert!(other.lock().unwrap());
+}
+
+#[test]
+fn whoever_waits_for_a_lock_has_it_when_the_other_has_not() {
+    let (_directory, root) = root();
+    let other = RootDir::open(root.path()).unwrap();
+    assert!(root.wait_and_lock().unwrap());
+    let waiting = std::thread::spawn(move || other.wait_and_lock().map(|is_ours| (other, is_ours)));
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert!(!waiting.is_finished());
+    drop(root);
+    let (other, is_ours) = waiting.join().unwrap().unwrap();
+    assert!(is_ours);
+    // One that is never given back holds nobody up for good.
+    assert!(!RootDir::open(other.path()).unwrap().wait_and_lock().unwrap());
+}

@@ -53,6 +53,11 @@ impl Home {
         command
     }
 
+    /// CPU time of all that ran in it, in seconds, of what has ended, too, and the kernel's work for it.
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
+        cpu_seconds_of(self.cgroup.path())
+    }
+
     /// Cgroups that were made below this one, but for `agent`, where an agent may have put itself.
     pub(crate) fn cgroups(&self) -> Result<Vec<String>> {
         let listed = fs::read_dir(self.cgroup.path()).context("listing a cgroup")?;
@@ -65,6 +70,14 @@ impl Home {
     pub(crate) fn members(&self) -> Result<Vec<i32>> {
         self.cgroup.members().context("listing the processes of a cgroup")
     }
+}
+
+/// CPU time of a cgroup, in seconds.
+pub(crate) fn cpu_seconds_of(cgroup: &Path) -> Result<f64> {
+    let path = cgroup.join("cpu.stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let micros = text.lines().find_map(|line| line.strip_prefix("usage_usec ")?.parse::<u64>().ok());
+    Ok(micros.with_context(|| format!("no usage_usec in {}", path.display()))? as f64 / 1e6)
 }
 
 impl Drop for Home {

@@ -7,20 +7,21 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::command::{Ran, on_this_machine};
+use super::kernel::Kernel;
 
 /// Programs that are run; those of util-linux and coreutils are on every machine.
-const TOOLS: [&str; 8] =
-    ["qemu-system-x86_64", "vhost-device-vsock", "haproxy", "openssl", "curl", "ssh", "rsync", "ip"];
+const TOOLS: [&str; 9] =
+    ["qemu-system-x86_64", "qemu-img", "vhost-device-vsock", "haproxy", "openssl", "curl", "ssh", "rsync", "ip"];
 
 /// Files made by `just image`.
 #[derive(Debug, Clone)]
 pub(crate) struct Artifacts {
-    /// Golden root file system with the services of `tests/e2e/overlay` laid on it.
+    /// Golden root file system with the services of `tests/e2e/overlay` laid on it, and the kernel's modules if it has any.
     pub(crate) image: PathBuf,
+    /// The golden root file system with three inits to boot with, and services of `guestd init`.
+    pub(crate) inits: PathBuf,
     /// Guest kernel.
-    pub(crate) kernel: PathBuf,
-    /// Finds the root disk for that kernel.
-    pub(crate) initramfs: PathBuf,
+    pub(crate) kernel: Kernel,
     /// Private half of the golden SSH key.
     pub(crate) golden_key: PathBuf,
     /// The binary that the image holds.
@@ -34,10 +35,11 @@ impl Artifacts {
     pub(crate) fn find() -> Result<Self> {
         let target = root().join("target");
         let image = target.join("image");
+        let kernel = Kernel::find(&image)?;
         Ok(Self {
-            image: built(image.join("e2e.ext4"), "just image")?,
-            kernel: built(image.join("vmlinuz"), "just image")?,
-            initramfs: built(image.join("initramfs.cpio.gz"), "just image")?,
+            image: kernel.image(&image, "e2e")?,
+            inits: kernel.image(&image, "inits")?,
+            kernel,
             golden_key: built(image.join("keys/id_ed25519"), "just image")?,
             guestd: built(target.join("static/guestd"), "just build")?,
             guestctl: guestctl()?,
@@ -74,7 +76,8 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn built(path: PathBuf, by: &str) -> Result<PathBuf> {
+/// The file, if it has been made.
+pub(super) fn built(path: PathBuf, by: &str) -> Result<PathBuf> {
     if !path.is_file() {
         bail!("{} is missing: make it by `{by}`", path.display());
     }

@@ -19,36 +19,38 @@ pub(crate) struct Route {
     pub(crate) port: u16,
     /// Where to.
     pub(crate) to: SocketAddrV6,
+    /// The protocol that clients are offered (ALPN of RFC 7301), where they insist on one.
+    pub(crate) alpn: Option<&'static str>,
 }
 
 impl Route {
     /// A route to a port of a VM.
     pub(crate) fn new(name: &str, port: u16, address: Ipv6Addr, to: u16) -> Self {
-        Self { name: name.to_owned(), port, to: SocketAddrV6::new(address, to, 0, 0) }
+        Self { name: name.to_owned(), port, to: SocketAddrV6::new(address, to, 0, 0), alpn: None }
+    }
+
+    /// For clients of gRPC, who want to be told that HTTP/2 is spoken.
+    pub(crate) fn with_http_2(self) -> Self {
+        Self { alpn: Some("h2"), ..self }
     }
 }
 
 /// A running edge; it ends with its network.
 #[derive(Debug)]
 pub(crate) struct Edge {
-    certificate: PathBuf,
+    authority: PathBuf,
 }
 
 impl Edge {
     /// Makes a certificate for the domain and starts HAProxy, which listens when this returns.
     pub(crate) fn start(net: &Net, routes: &[Route]) -> Result<Self> {
-        let file = |name: &str| net.dir().join(name);
-        let (key, certificate, config) = (file("edge.key"), file("edge.crt"), file("haproxy.cfg"));
-        make_certificate(net, &key, &certificate)?;
-        // HAProxy wants both in one file.
-        let both = [&certificate, &key].map(|path| fs::read_to_string(path).unwrap_or_default()).concat();
-        let pem = file("edge.pem");
-        fs::write(&pem, both).with_context(|| format!("writing {}", pem.display()))?;
+        let (authority, pem) = make_certificate(net)?;
+        let config = net.dir().join("haproxy.cfg");
         fs::write(&config, configuration(routes, &pem)).with_context(|| format!("writing {}", config.display()))?;
         // -D returns once every port is bound, and the process namespace ends the daemon.
         let config = config.display().to_string();
         net.run(["haproxy", "-D", "-f", &config])?.ok().context("starting the edge")?;
-        Ok(Self { certificate })
+        Ok(Self { authority })
     }
 
     /// Address in its network.
@@ -56,19 +58,26 @@ impl Edge {
         EDGE
     }
 
-    /// Certificate, which is its own authority.
-    pub(crate) fn certificate(&self) -> &Path {
-        &self.certificate
+    /// Certificate of the authority that has signed its own.
+    pub(crate) fn authority(&self) -> &Path {
+        &self.authority
     }
 }
 
-fn make_certificate(net: &Net, key: &Path, certificate: &Path) -> Result<()> {
-    let (key, certificate) = (key.display().to_string(), certificate.display().to_string());
-    let subject = format!("/CN=*.{DOMAIN}");
-    let names = format!("subjectAltName=DNS:*.{DOMAIN}");
-    let argv = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-newkey", "ec", "-pkeyopt"];
-    let rest = ["ec_paramgen_curve:P-256", "-keyout", &key, "-out", &certificate, "-subj", &subject, "-addext", &names];
-    net.run(argv.into_iter().chain(rest))?.ok().context("making the edge's certificate").map(drop)
+/// An authority, and a certificate by it for all names of the domain, which comes in one file with its key. Gives the file of either.
+fn make_certificate(net: &Net) -> Result<(PathBuf, PathBuf)> {
+    const SCRIPT: &str = r#"cd "$0"
+        config() { printf '[req]\ndistinguished_name=dn\nprompt=no\nx509_extensions=ext\n[dn]\nCN=%s\n[ext]\n%s\n%s\n' "$@"; }
+        config 'edge of a test' 'basicConstraints=critical,CA:TRUE' '' >authority.cnf
+        config "*.$1" 'basicConstraints=critical,CA:FALSE' "subjectAltName=DNS:*.$1" >edge.cnf
+        new() { name=$1; shift; openssl req -x509 -nodes -days 2 -newkey ec -pkeyopt ec_paramgen_curve:P-256 \
+            -config "$name.cnf" -keyout "$name.key" -out "$name.crt" "$@"; }
+        new authority
+        new edge -CA authority.crt -CAkey authority.key
+        cat edge.crt edge.key >edge.pem"#;
+    let dir = net.dir().display().to_string();
+    net.run(["sh", "-euc", SCRIPT, &dir, DOMAIN])?.ok().context("making the edge's certificate")?;
+    Ok((net.dir().join("authority.crt"), net.dir().join("edge.pem")))
 }
 
 /// TCP mode throughout: any protocol passes. A name that is not routed is hung up on.
@@ -82,7 +91,9 @@ fn configuration(routes: &[Route], pem: &Path) -> String {
     ports.dedup();
     // Writing to a String cannot fail.
     for port in ports {
-        let _ = writeln!(text, "frontend port-{port}\n  bind [{EDGE}]:{port} ssl crt {}", pem.display());
+        let alpn = routes.iter().find_map(|route| route.alpn.filter(|_| route.port == port));
+        let alpn = alpn.map_or_else(String::new, |alpn| format!(" alpn {alpn}"));
+        let _ = writeln!(text, "frontend port-{port}\n  bind [{EDGE}]:{port} ssl crt {}{alpn}", pem.display());
         for (n, route) in routes.iter().enumerate().filter(|(_, route)| route.port == port) {
             let _ = writeln!(text, "  use_backend route-{n} if {{ ssl_fc_sni -i {} }}", route.name);
         }
@@ -105,5 +116,16 @@ mod tests {
         assert_eq!(text.matches("bind ").count(), 1, "{text}");
         assert!(text.contains("use_backend route-1 if { ssl_fc_sni -i b }"), "{text}");
         assert!(text.contains("backend route-0\n  server vm [fd00:0:0:1::2]:22\n"), "{text}");
+    }
+
+    #[test]
+    fn http_2_is_offered_on_the_ports_that_are_for_it_alone() {
+        let address = Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 2);
+        let routes = [Route::new("a", 443, address, 22), Route::new("a", 50051, address, 50051).with_http_2()];
+        let text = configuration(&routes, Path::new("/edge.pem"));
+        assert!(
+            text.contains(":443 ssl crt /edge.pem\n") && text.contains(":50051 ssl crt /edge.pem alpn h2\n"),
+            "{text}"
+        );
     }
 }

@@ -15,22 +15,26 @@
 //! [`Edge`] is the platform's TLS proxy in small. Nothing here binds or connects AF_VSOCK on the machine itself, uses a port of
 //! the machine, or writes to an image. Nothing outlives the test, however it ends: see [`Net`].
 
-mod artifacts;
+pub(crate) mod artifacts;
+mod branching;
 mod command;
 mod edge;
 mod evidence;
+mod kernel;
 mod net;
 mod qemu;
+mod qmp;
 mod running;
 mod ssh;
 mod vm;
 mod vsock;
 mod wait;
 
+pub(crate) use branching::Commit;
 pub(crate) use command::Ran;
 pub(crate) use edge::{Edge, Route};
 pub(crate) use net::{CLIENTS, Net};
-pub(crate) use qemu::VmSpec;
+pub(crate) use qemu::{BUSYBOX_INIT, Disk, GUESTD_INIT, SYSTEMD, VmSpec};
 pub(crate) use ssh::Ssh;
 pub(crate) use vm::{Vm, page};
-pub(crate) use wait::until;
+pub(crate) use wait::{until, until_every};

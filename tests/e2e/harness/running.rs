@@ -118,6 +118,11 @@ impl Resident {
             .with_context(|| format!("`{}` should be one process in {path}: {children:?}", self.command))
     }
 
+    /// Has it ended by itself, whatever its status?
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait().with_context(|| format!("looking after `{}`", self.command))?.is_some())
+    }
+
     /// Fails when the program has ended by itself.
     pub(crate) fn alive(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait().with_context(|| format!("looking after `{}`", self.command))? {

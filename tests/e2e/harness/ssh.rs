@@ -21,14 +21,18 @@ pub(crate) struct Ssh<'net> {
 }
 
 impl<'net> Ssh<'net> {
+    /// The ProxyCommand by which the platform tells people to come in.
+    pub(crate) const PLATFORM_PROXY_COMMAND: &'static str = "openssl s_client -connect %h:443 -servername %h -quiet";
+
     /// To port 22 of an address.
     pub(crate) fn direct(net: &'net Net, key: &Path, address: Ipv6Addr) -> Self {
         // -F none: neither this machine's nor its user's configuration has a say.
         Self { net, argv: argv(net, key, OsStr::new("none"), &address.to_string()) }
     }
 
-    /// By name and with the client configuration that is in every image, so with the platform's ProxyCommand: to port 443 of
-    /// the edge. The name is resolved by a hosts file that this one command sees in the place of the machine's.
+    /// By name and with the client configuration that is in every image, and the platform's own ProxyCommand in the place of the
+    /// image's, whose guestctl is not here: to port 443 of the edge. The name is resolved by a hosts file that this one command sees in
+    /// the place of the machine's.
     pub(crate) fn through_edge(net: &'net Net, key: &Path, edge: &Edge, name: &str) -> Result<Self> {
         const WITH_HOSTS: &str = r#"mount --bind "$1" /etc/hosts; shift; exec "$@""#;
         let hosts = net.dir().join("hosts");
@@ -37,7 +41,9 @@ impl<'net> Ssh<'net> {
         let shipped = root().join("rootfs-overlay/etc/ssh/ssh_config.d/10-guestd.conf");
         let in_mounts = ["unshare", "--mount", "sh", "-euc", WITH_HOSTS, "with-hosts"].map(OsString::from);
         let ssh = argv(net, key, shipped.as_os_str(), name);
-        Ok(Self { net, argv: in_mounts.into_iter().chain([hosts.into()]).chain(ssh).collect() })
+        let ssh = Self { net, argv: in_mounts.into_iter().chain([hosts.into()]).chain(ssh).collect() };
+        // What s_client says of the certificate, and does not act on, is no part of this.
+        Ok(ssh.with(["-o", &format!("ProxyCommand={} 2>/dev/null", Self::PLATFORM_PROXY_COMMAND)]))
     }
 
     /// By a program that is the connection, whatever network there is or is not.
@@ -46,6 +52,18 @@ impl<'net> Ssh<'net> {
         fs::write(&configuration, format!("Host {name}\n  ProxyCommand {}\n", proxy.line()))
             .with_context(|| format!("writing {}", configuration.display()))?;
         Ok(Self { net, argv: argv(net, key, configuration.as_os_str(), name) })
+    }
+
+    /// The same to another port than 22.
+    pub(crate) fn at_port(self, port: u16) -> Self {
+        self.with(["-p", &port.to_string()])
+    }
+
+    /// With further words before the host, which is the last one.
+    fn with(mut self, words: [&str; 2]) -> Self {
+        let host = self.argv.len() - 1;
+        self.argv.splice(host..host, words.map(OsString::from));
+        self
     }
 
     /// Copies with rsync, which starts this as its remote shell; `vm:` stands for the VM in what it is given.

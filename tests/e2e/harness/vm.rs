@@ -4,19 +4,20 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use guestd::api::{Health, Listener};
 
 use super::artifacts::Artifacts;
-use super::command::{DEADLINE, Invocation, Ran};
+use super::command::{DEADLINE, Invocation, Ran, on_this_machine};
 use super::net::{Link, Net};
-use super::qemu::{Machine, VmSpec, has_kvm, tsc_khz};
+use super::qemu::{Disk, Machine, VmSpec, has_kvm, tsc_khz};
+use super::qmp::Qmp;
 use super::running::{Resident, Started};
 use super::ssh::Ssh;
 use super::vsock::VsockDevice;
-use super::{evidence, until};
+use super::{evidence, until, until_every};
 
 /// From the start of QEMU until the agent must have answered. An emulated guest on a busy machine takes 10 to 25 s.
 const BOOT_DEADLINE: Duration = Duration::from_secs(90);
@@ -47,15 +48,28 @@ pub(crate) struct Vm<'net> {
     pub(crate) emulated: bool,
     tsc_khz: u32,
     artifacts: Artifacts,
-    dir: PathBuf,
-    qemu: Option<Resident>,
-    vsock: Option<VsockDevice>,
+    pub(super) dir: PathBuf,
+    pub(super) qemu: Option<Resident>,
+    pub(super) vsock: Option<VsockDevice>,
+    /// Takes orders, where it can be branched.
+    pub(super) qmp: Option<Qmp>,
+    /// Of a branch: the commit that it goes on from.
+    pub(super) commit: Option<PathBuf>,
+    /// How often its vsock device was plugged in.
+    pub(super) plugs: u32,
     passed: bool,
 }
 
 impl<'net> Vm<'net> {
     /// Starts a VM. It is still booting when this returns; with a vsock device, so far that one may connect to it.
     pub(crate) fn boot(net: &'net Net, spec: VmSpec) -> Result<Self> {
+        let mut vm = Self::new(net)?;
+        vm.power_on(&spec).with_context(|| format!("booting {}", vm.id))?;
+        Ok(vm)
+    }
+
+    /// One that does not run yet.
+    pub(super) fn new(net: &'net Net) -> Result<Self> {
         let artifacts = Artifacts::find()?;
         let link = net.link()?;
         let id = format!("vm{}-{}", link.number, std::process::id());
@@ -64,14 +78,28 @@ impl<'net> Vm<'net> {
         let uds = dir.join("vsock.uds");
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("reading /proc/cpuinfo")?;
         let (emulated, tsc_khz) = (!has_kvm(&cpuinfo), tsc_khz(&cpuinfo));
-        let mut vm =
-            Self { net, id, link, uds, emulated, tsc_khz, artifacts, dir, qemu: None, vsock: None, passed: false };
-        vm.power_on(&spec).with_context(|| format!("booting {}", vm.id))?;
-        Ok(vm)
+        let (qemu, vsock, qmp, commit) = (None, None, None, None);
+        Ok(Self {
+            net,
+            id,
+            link,
+            uds,
+            emulated,
+            tsc_khz,
+            artifacts,
+            dir,
+            qemu,
+            vsock,
+            qmp,
+            commit,
+            plugs: 0,
+            passed: false,
+        })
     }
 
-    fn power_on(&mut self, spec: &VmSpec) -> Result<()> {
-        if spec.vsock {
+    pub(super) fn power_on(&mut self, spec: &VmSpec) -> Result<()> {
+        // A branch is given its device when it goes on.
+        if spec.vsock && self.commit.is_none() {
             let log = self.log("vsock.log")?;
             self.vsock = Some(VsockDevice::start(self.net, &self.dir, self.cid(), &self.uds, &log)?);
         }
@@ -79,14 +107,16 @@ impl<'net> Vm<'net> {
             spec,
             id: &self.id,
             link: &self.link,
-            kernel: self.artifacts.kernel.clone(),
-            initramfs: self.artifacts.initramfs.clone(),
-            disk: self.artifacts.image.clone(),
+            kernel: &self.artifacts.kernel,
+            disk: if spec.branchable { self.layered_disk()? } else { self.disk(spec)? },
             console: self.console(),
             vhost: self.vsock.as_ref().map(|device| device.vhost.clone()),
             kvm: !self.emulated,
             tsc_khz: self.tsc_khz,
+            qmp: spec.branchable.then(|| self.dir.join("qmp.sock")),
+            memory: self.commit.as_ref().map(|commit| commit.join("memory")),
         };
+        let qmp = machine.qmp.clone();
         // QEMU makes it too, but later than somebody may look.
         self.log("console.log")?;
         let tmpdir = format!("TMPDIR={}", self.dir.display());
@@ -96,7 +126,45 @@ impl<'net> Vm<'net> {
         let argv = words.into_iter().chain(machine.argv());
         let qemu = self.net.invocation(argv).keep(&self.log("qemu.log")?)?;
         let qemu = self.qemu.insert(qemu);
+        if let Some(path) = qmp {
+            self.qmp = Some(Qmp::connect(&path, || qemu.alive())?);
+        }
         self.vsock.as_mut().map_or(Ok(()), |device| device.wait_driver(BOOT_DEADLINE, || qemu.alive()))
+    }
+
+    /// The file that its disk is.
+    fn disk(&self, spec: &VmSpec) -> Result<PathBuf> {
+        let image = if spec.init.is_some() { &self.artifacts.inits } else { &self.artifacts.image };
+        let Disk::Own(files) = &spec.disk else { return Ok(image.clone()) };
+        let disk = self.own_disk();
+        let (from, to) = (image.display().to_string(), disk.display().to_string());
+        on_this_machine(["cp", "--sparse=always", "--", &from, &to])?.ok()?;
+        for (number, (path, text)) in files.iter().enumerate() {
+            let content = self.dir.join(format!("file{number}"));
+            fs::write(&content, text).with_context(|| format!("writing {}", content.display()))?;
+            // One that is there is replaced; the error for one that is not is debugfs's own to tell, and no failure of it.
+            for request in [format!("rm {path}"), format!("write {} {path}", content.display())] {
+                on_this_machine(["debugfs", "-w", "-R", &request, &to])?.ok()?;
+            }
+        }
+        Ok(disk)
+    }
+
+    /// Its own disk, where it has one.
+    pub(crate) fn own_disk(&self) -> PathBuf {
+        self.dir.join("disk.ext4")
+    }
+
+    /// Waits for the VM to end by itself, and gives how long that took.
+    pub(crate) fn wait_end(&mut self, deadline: Duration) -> Result<Duration> {
+        let (begun, Some(qemu)) = (Instant::now(), &mut self.qemu) else { bail!("{} was never booted", self.id) };
+        until_every("the VM has ended", deadline, Duration::from_millis(5), || Ok(qemu.has_ended()?.then_some(())))?;
+        Ok(begun.elapsed())
+    }
+
+    /// The test is over and was good, and the VM has ended: nothing of it is kept.
+    pub(crate) fn passed_ended(mut self) {
+        self.passed = true;
     }
 
     /// Public name of the VM.
@@ -251,7 +319,7 @@ impl<'net> Vm<'net> {
         Some(ran.stdout)
     }
 
-    fn log(&self, name: &str) -> Result<File> {
+    pub(super) fn log(&self, name: &str) -> Result<File> {
         let path = self.dir.join(name);
         File::create(&path).with_context(|| format!("making {}", path.display()))
     }

@@ -9,7 +9,17 @@ use anyhow::{Result, bail};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Looks until `look` answers `Ok(Some(_))`, fails, or `deadline` has passed. `Ok(None)` means "not yet".
-pub(crate) fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub(crate) fn until<T>(what: &str, deadline: Duration, look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    until_every(what, deadline, LOOK_EVERY, look)
+}
+
+/// The same with looks this far apart.
+pub(crate) fn until_every<T>(
+    what: &str,
+    deadline: Duration,
+    every: Duration,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let started = Instant::now();
     loop {
         if let Some(found) = look()? {
@@ -18,6 +28,6 @@ pub(crate) fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() ->
         if started.elapsed() > deadline {
             bail!("waited {} s, and still not: {what}", deadline.as_secs());
         }
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(every);
     }
 }

@@ -1,0 +1,82 @@
+//! Who may log in, and with which password.
+
+use super::{Findings, Rule, Tree, lines};
+use crate::lint::finding::Severity;
+
+static EMPTY_PASSWORD: Rule = Rule {
+    id: "empty-password",
+    severity: Severity::Error,
+    wants: "no account without a password",
+    reason: "whoever reaches a prompt is let in; root's is all there is to lose",
+    fix: "`passwd --root DIR --lock NAME`",
+};
+
+static SHARED_PASSWORD: Rule = Rule {
+    id: "shared-password",
+    severity: Severity::Warning,
+    wants: "no passwords of accounts",
+    reason: "all VMs have the same, and whoever reads the image can guess at it for as long as he likes",
+    fix: "`passwd --root DIR --lock NAME`; who comes in comes with a key or through the host",
+};
+
+static UID_ZERO: Rule = Rule {
+    id: "uid-zero",
+    severity: Severity::Error,
+    wants: "no account with uid 0 but root",
+    reason: "it is root under another name, and passed over by whoever looks for root",
+    fix: "remove it from /etc/passwd",
+};
+
+pub(super) static RULES: &[&Rule] = &[&EMPTY_PASSWORD, &SHARED_PASSWORD, &UID_ZERO];
+
+const PASSWD: &str = "/etc/passwd";
+const SHADOW: &str = "/etc/shadow";
+
+/// A line of passwd(5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Account {
+    pub(super) name: String,
+    pub(super) uid: u32,
+    pub(super) home: String,
+    has_password_field: bool,
+}
+
+/// The accounts of an image. Lines that are none, such as NIS's, are left out.
+pub(super) fn accounts(tree: &Tree) -> Vec<Account> {
+    let text = tree.text(PASSWD).unwrap_or_default();
+    let accounts = lines(&text).filter_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [name, password, uid, _, _, home, _] = fields.as_slice() else { return None };
+        let uid = uid.parse().ok()?;
+        Some(Account {
+            name: (*name).to_owned(),
+            uid,
+            home: (*home).to_owned(),
+            has_password_field: !password.is_empty(),
+        })
+    });
+    accounts.collect()
+}
+
+pub(super) fn check(tree: &Tree, found: &mut Findings) {
+    for account in accounts(tree) {
+        if !account.has_password_field {
+            found.add(&EMPTY_PASSWORD, PASSWD, format_args!("`{}` has none", account.name));
+        }
+        if account.uid == 0 && account.name != "root" {
+            found.add(&UID_ZERO, PASSWD, format_args!("`{}` has uid 0", account.name));
+        }
+    }
+    let text = tree.text(SHADOW).unwrap_or_default();
+    for (name, password) in lines(&text).filter_map(|line| {
+        let mut fields = line.split(':');
+        Some((fields.next()?, fields.next()?))
+    }) {
+        // `!` before a password locks it, `*` is none that could be typed.
+        if password.is_empty() {
+            found.add(&EMPTY_PASSWORD, SHADOW, format_args!("`{name}` has none"));
+        } else if !password.starts_with(['!', '*', 'x']) {
+            found.add(&SHARED_PASSWORD, SHADOW, format_args!("`{name}` has one"));
+        }
+    }
+}
