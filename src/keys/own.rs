@@ -115,50 +115,27 @@ impl OwnKeys {
         let mut applied = Applied::default();
         let mut record = read_record(&guestd);
 
-        let host_keys = self.apply_host_keys(store, policy, vm_id, &record, &mut applied);
-        if host_keys.is_ok() && applied.host_keys_made {
-            record.host_keys = vm_id.map(str::to_owned);
-            write_record(&guestd, &record)?;
-        }
         // One that fails does not keep the other from being made.
+        let host_keys = apply_host_keys(root, policy, vm_id, &record);
         let vm_key = apply_vm_key(store, &guestd, vm_id, &record, now);
-        applied.vm_key_made = matches!(vm_key, Ok(true));
-        if applied.vm_key_made {
-            record.vm_key = vm_id.map(str::to_owned);
-            write_record(&guestd, &record)?;
-        }
-        host_keys.and(vm_key.map(|_| applied))
-    }
-
-    fn apply_host_keys(
-        &self,
-        store: &Store,
-        policy: HostKeyPolicy,
-        vm_id: Option<&str>,
-        record: &MadeFor,
-        applied: &mut Applied,
-    ) -> Result<(), KeysError> {
-        let root = store.root();
-        let (Some(ssh), Some(_)) = (trusted_directory(root, SSH)?, Sshd::find(root)) else { return Ok(()) };
-        let action = decide(is_not_empty(&ssh, HOST_KEY)?, policy, record.host_keys.as_deref(), vm_id);
-        if action == Action::Leave {
-            return Ok(());
-        }
-        if action == Action::Renew {
-            // Keys of other types are the other VM's, too, and guestd makes one alone; its configuration names that to sshd. A certificate
-            // is of a key, and goes with it.
-            for name in host_key_files(&ssh)?.iter().filter(|name| *name != HOST_KEY) {
-                ssh.remove(name)?;
+        (applied.host_keys_made, applied.vm_key_made) = (matches!(host_keys, Ok(true)), matches!(vm_key, Ok(true)));
+        for (is_made, made_for) in
+            [(applied.host_keys_made, &mut record.host_keys), (applied.vm_key_made, &mut record.vm_key)]
+        {
+            if is_made {
+                *made_for = vm_id.map(str::to_owned);
             }
         }
-        write_pair(&ssh, HOST_KEY, &KeyPair::generate("").map_err(KeysError::Generate)?)?;
-        applied.host_keys_made = true;
-        tracing::info!(anew = action == Action::Renew, "keys: host key made");
-        match self.tell(store) {
-            Ok(told) => applied.sshd_told = told,
-            Err(why) => applied.note = Some(why),
+        if applied.host_keys_made || applied.vm_key_made {
+            write_record(&guestd, &record)?;
         }
-        Ok(())
+        if applied.host_keys_made {
+            match self.tell(store) {
+                Ok(told) => applied.sshd_told = told,
+                Err(why) => applied.note = Some(why),
+            }
+        }
+        host_keys.and(vm_key).map(|_| applied)
     }
 
     /// Has sshds that listen read their host keys again, and gives how many. Sshd before 9.8 does that for each connection anyway
@@ -200,6 +177,30 @@ pub fn make_host_key(root: &RootDir, vm_id: Option<&str>) -> Result<bool, KeysEr
     Ok(true)
 }
 
+/// The VM's host keys: whether they were made.
+fn apply_host_keys(
+    root: &RootDir,
+    policy: HostKeyPolicy,
+    vm_id: Option<&str>,
+    record: &MadeFor,
+) -> Result<bool, KeysError> {
+    let (Some(ssh), Some(_)) = (trusted_directory(root, SSH)?, Sshd::find(root)) else { return Ok(false) };
+    let action = decide(is_not_empty(&ssh, HOST_KEY)?, policy, record.host_keys.as_deref(), vm_id);
+    if action == Action::Leave {
+        return Ok(false);
+    }
+    if action == Action::Renew {
+        // Keys of other types are the other VM's, too, and guestd makes one alone; its configuration names that to sshd. A certificate
+        // is of a key, and goes with it.
+        for name in host_key_files(&ssh)?.iter().filter(|name| *name != HOST_KEY) {
+            ssh.remove_before_write(name)?;
+        }
+    }
+    write_pair(&ssh, HOST_KEY, &KeyPair::generate("").map_err(KeysError::Generate)?)?;
+    tracing::info!(anew = action == Action::Renew, "keys: host key made");
+    Ok(true)
+}
+
 /// The VM's own identity, which opens the VM itself, too: whether it was made.
 fn apply_vm_key(
     store: &Store,
@@ -235,10 +236,9 @@ fn apply_vm_key(
 }
 
 fn write_pair(dir: &RootDir, name: &str, pair: &KeyPair) -> Result<(), KeysError> {
-    let owner = identity::owner();
-    dir.write(name, &mut pair.private_text().as_bytes(), 0o600, owner, Existing::Replace)?;
-    dir.write(&format!("{name}.pub"), &mut pair.public_text().as_bytes(), 0o644, owner, Existing::Replace)?;
-    Ok(())
+    let public = format!("{name}.pub");
+    let files = [(name, pair.private_text(), 0o600), (public.as_str(), pair.public_text(), 0o644)];
+    Ok(dir.write_all(&files, identity::owner())?)
 }
 
 /// A directory of keys, if there is one and others cannot write it.

@@ -9,7 +9,7 @@ use guestd::api::{GenerationReport, GenerationState, Status};
 use serde_json::json;
 
 use crate::golden_path::legacy_page;
-use crate::harness::{Commit, Net, Vm, VmSpec, page, until};
+use crate::harness::{Commit, Net, PATIENCE, Vm, VmSpec, page, until};
 
 /// A process that asks the kernel for random bytes ten times a second, and says on the console what it got: to see them no command has to be
 /// run, which would ask for some itself. `syscall(318)` is getrandom(2).
@@ -26,9 +26,6 @@ const CLOCK: Duration = Duration::from_millis(50);
 
 /// By the emulated real-time clock alone: it knows seconds, and QEMU begins the first of them when it starts itself.
 const RTC_CLOCK: Duration = Duration::from_millis(1500);
-
-/// For an emulated guest on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Bytes that a long command prints while it is committed.
 const LONG_OUTPUT: usize = 100 * 1024 * 1024;

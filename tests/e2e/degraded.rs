@@ -5,13 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use guestd::api::{CheckState, Health, Status};
 
-use crate::harness::{Net, Vm, VmSpec, until};
+use crate::harness::{Net, PATIENCE, Vm, VmSpec, until};
 
 /// An emulated guest on a busy machine.
 const BOOT_DEADLINE: Duration = Duration::from_secs(90);
-
-/// From the first answer to the last check's verdict.
-const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
 
 #[test]
 fn without_vsock_the_agent_serves_the_guest_and_says_what_is_missing() -> Result<()> {
@@ -65,7 +62,7 @@ fn commands_run(vm: &Vm<'_>) -> Result<()> {
 /// need a moment after the first answer: an address that was just set is seen at the next look.
 fn settles_degraded_by(name: &str, mut ask: impl FnMut() -> Result<Health>) -> Result<()> {
     let mut seen = None;
-    until("degraded by this check alone", SETTLE_DEADLINE, || {
+    until("degraded by this check alone", PATIENCE, || {
         let health = ask()?;
         // It answers from the beginning, before it has made its keys.
         let alone = health.status != Status::Starting && degraded_checks(&health).eq([name]);

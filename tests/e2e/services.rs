@@ -1,12 +1,10 @@
 //! Services that come, go and move: the bridge follows, and never stands in their way.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use guestd::api::{Exposure, Family, Listener};
 
 use crate::golden_path::{clients_logged, legacy_page};
-use crate::harness::{Net, Vm, VmSpec, page, until};
+use crate::harness::{Net, PATIENCE, Vm, VmSpec, page, until};
 
 /// What curl exits with when nothing listens.
 const CONNECTION_REFUSED: i32 = 7;
@@ -28,7 +26,7 @@ fn the_bridge_follows_a_service_that_restarts_and_lets_go_of_one_that_moves_to_i
     // service at its next look, and a service that takes [::] at once can still find it there.
     vm.sh("systemctl stop legacy-web.service")?;
     vm.wait_ports("nothing listens on 3000", |ports| ports.iter().all(|l| l.port != 3000).then_some(()))?;
-    until("the bridge lets go of port 3000", Duration::from_secs(10), || {
+    until("the bridge lets go of port 3000", PATIENCE, || {
         let curl = vm.net.run(["curl", "-sS", "--max-time", "10", &page(vm.address(), 3000)])?;
         Ok((curl.code == CONNECTION_REFUSED).then_some(()))
     })?;

@@ -24,7 +24,7 @@ static TOO_LARGE: Rule = Rule {
     severity: Severity::Error,
     wants: "a tree within the bounds of this check",
     reason: "what is beyond them was not looked at and cannot be vouched for",
-    fix: "leave out what a VM does not need; the bounds are in src/limits.rs",
+    fix: "leave out what a VM does not need; the bounds are in src/limits",
 };
 
 static MOUNTED: Rule = Rule {

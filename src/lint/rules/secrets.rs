@@ -57,7 +57,7 @@ static SCAN_BOUND: Rule = Rule {
     severity: Severity::Error,
     wants: "all files to be searched for secrets",
     reason: "what was not looked at cannot be vouched for",
-    fix: "leave out what a VM does not need; the bounds are in src/limits.rs",
+    fix: "leave out what a VM does not need; the bounds are in src/limits",
 };
 
 pub(super) static RULES: &[&Rule] = &[&PRIVATE_KEY, &GOLDEN_KEY, &CREDENTIALS, &TOKEN, &SECRET_VARIABLE, &SCAN_BOUND];

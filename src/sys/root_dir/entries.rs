@@ -45,14 +45,14 @@ impl RootDir {
     /// Removes a file or link; false when there was none.
     pub fn remove(&self, path: &str) -> Result<bool, RootDirError> {
         let mut was_there = true;
-        self.in_parent("remove", path, |parent, name| match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
-            Err(Errno::ENOENT) => {
-                was_there = false;
-                Ok(())
-            }
-            result => result,
-        })?;
+        self.in_parent("remove", path, |parent, name| Ok(was_there = unlink(parent, name)?))?;
         Ok(was_there)
+    }
+
+    /// The same in the directory itself, without waiting for the disk: for what is written there next.
+    pub fn remove_before_write(&self, name: &str) -> Result<bool, RootDirError> {
+        let failed = |errno| self.failed("remove", name, errno);
+        unlink(&self.directory("").map_err(failed)?, name).map_err(failed)
     }
 
     /// Removes an empty directory. Says whether it is gone: one with something in it stays.
@@ -142,6 +142,13 @@ impl RootDir {
         let parent = self.directory(parent).map_err(failed)?;
         change(&parent, name).map_err(failed)?;
         fsync(&parent).map_err(failed)
+    }
+}
+
+fn unlink(parent: &OwnedFd, name: &str) -> nix::Result<bool> {
+    match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
+        Err(Errno::ENOENT) => Ok(false),
+        result => result.map(|()| true),
     }
 }
 

@@ -304,6 +304,29 @@ impl RootDir {
         fsync(&parent).map_err(failed)
     }
 
+    /// Writes files whole, with the mode of each, into the directory itself. They appear in their order, each when all are on the disk: waiting
+    /// for that takes longer than all else, and this waits once less for each.
+    pub fn write_all(&self, files: &[(&str, &str, u32)], owner: Owner) -> Result<(), RootDirError> {
+        let parent = self.directory("").map_err(|errno| self.failed("write", "", errno))?;
+        let mut written = Vec::with_capacity(files.len());
+        for (name, content, mode) in files {
+            let failed = |errno| self.failed("write", name, errno);
+            let (temporary, mut file) = Temporary::create(&parent, name).map_err(failed)?;
+            io::Write::write_all(&mut file, content.as_bytes()).map_err(|source| RootDirError::Content {
+                action: "write",
+                path: self.shown(name),
+                source,
+            })?;
+            set_access(&file, *mode, owner).map_err(failed)?;
+            fsync(&file).map_err(failed)?;
+            written.push((temporary, *name));
+        }
+        for (temporary, name) in written {
+            temporary.rename_to(name).map_err(|errno| self.failed("write", name, errno))?;
+        }
+        fsync(&parent).map_err(|errno| self.failed("write", "", errno))
+    }
+
     /// Puts a file into its place, whole for whoever reads it, without waiting for the disk: for what can be made again after a crash.
     pub fn place(&self, path: &str, content: &[u8], mode: u32, owner: Owner) -> Result<(), RootDirError> {
         let failed = |errno| self.failed("write", path, errno);

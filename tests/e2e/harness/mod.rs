@@ -37,4 +37,4 @@ pub(crate) use net::{CLIENTS, Net};
 pub(crate) use qemu::{BUSYBOX_INIT, Disk, GUESTD_INIT, SYSTEMD, VmSpec};
 pub(crate) use ssh::Ssh;
 pub(crate) use vm::{Vm, page};
-pub(crate) use wait::{until, until_every};
+pub(crate) use wait::{PATIENCE, until, until_every};

@@ -5,6 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+/// For what an emulated guest does in a moment, on a machine that is busy or slow. Whoever waits goes on at once when it is done, so that
+/// much of it costs nothing.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Between two looks. Short against a guest under emulation, long against the cost of a look.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 

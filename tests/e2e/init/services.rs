@@ -6,22 +6,27 @@ use anyhow::{Context, Result, ensure};
 use guestd::api::{Service, ServiceState};
 
 use super::{init_check, is_process_1, service};
-use crate::harness::{Net, Vm, VmSpec, until};
+use crate::harness::{Net, PATIENCE, Vm, VmSpec, until};
 
 /// Of one processor, that a service which crashes in a loop may take, process 1's work for it among it.
 const MOST_CPU: f64 = 0.01;
 
-/// Seconds over which it is counted.
-const COUNTED: u64 = 20;
+/// Crashes before that is counted: the pause after the eighth is 12.8 s. It goes on doubling, up to half a minute.
+const QUICK_CRASHES: u32 = 7;
+
+/// Seconds over which it is counted: one crash by then, at most two.
+const COUNTED: u64 = 30;
 
 #[test]
 fn services_are_started_stopped_and_reaped_and_one_that_crashes_costs_nothing() -> Result<()> {
     let net = Net::new()?;
     let vm = Vm::boot(&net, VmSpec::with_guestd_init())?;
     vm.wait_ready()?;
-    until("the web service runs", Duration::from_secs(60), || {
-        Ok((service(&vm, "web")?.state == ServiceState::Running).then_some(()))
-    })?;
+    until(
+        "the web service runs",
+        PATIENCE,
+        || Ok((service(&vm, "web")?.state == ServiceState::Running).then_some(())),
+    )?;
     stop_start_and_restart(&vm)?;
     a_killed_service_comes_back_with_nothing_left_of_it(&vm)?;
     one_that_ignores_its_signal_is_killed_after_its_grace(&vm)?;
@@ -58,7 +63,7 @@ fn a_killed_service_comes_back_with_nothing_left_of_it(vm: &Vm<'_>) -> Result<()
     let before = service(vm, "web")?.pid.context("it does not run")?;
     // A child that has left session and group, as daemons do, but not the cgroup.
     vm.sh(&format!("echo $$ >/sys/fs/cgroup/web.service/cgroup.procs; setsid -f sleep 4242; kill -KILL {before}"))?;
-    until("it is back, and what it left is not", Duration::from_secs(10), || {
+    until("it is back, and what it left is not", PATIENCE, || {
         let now = service(vm, "web")?;
         let back = now.state == ServiceState::Running && now.pid != Some(before) && now.restarts == 1;
         Ok((back && vm.ctl(["exec", "--", "pgrep", "-f", "sleep 4242"])?.code == 1).then_some(()))
@@ -67,7 +72,7 @@ fn a_killed_service_comes_back_with_nothing_left_of_it(vm: &Vm<'_>) -> Result<()
 
 fn one_that_ignores_its_signal_is_killed_after_its_grace(vm: &Vm<'_>) -> Result<()> {
     told(vm, "start", "stubborn", 0)?;
-    until("it has said that it is deaf", Duration::from_secs(10), || {
+    until("it has said that it is deaf", PATIENCE, || {
         Ok(vm.ctl(["logs", "--service", "stubborn"])?.ok()?.out().contains("deaf").then_some(()))
     })?;
     let stopped = told(vm, "stop", "stubborn", 0)?;
@@ -109,8 +114,8 @@ fn a_crash_loop_is_cheap(vm: &Vm<'_>) -> Result<()> {
     // It may have crashed by the answer, or not yet.
     vm.ctl(["service", "start", "crasher"])?;
     // Past the first quick tries: what counts is how it goes on.
-    until("it has crashed some times", Duration::from_secs(60), || {
-        Ok((service(vm, "crasher")?.restarts >= 5).then_some(()))
+    until("it has crashed some times", PATIENCE, || {
+        Ok((service(vm, "crasher")?.restarts >= QUICK_CRASHES).then_some(()))
     })?;
     let before = ticks(vm)?;
     vm.ctl_for(["exec", "--", "sleep", &COUNTED.to_string()], Duration::from_secs(3 * COUNTED))?.ok()?;
