@@ -71,6 +71,8 @@ check: build
     cargo clippy --quiet --locked --all-targets -- -D warnings
     cargo clippy --quiet --locked --lib --no-default-features --features client -- -D warnings
     RUSTDOCFLAGS='-D warnings' cargo doc --quiet --locked --no-deps --document-private-items
+    # The crates of other platforms, too, which no build needs and whose licences are looked at as well.
+    cargo fetch --quiet --locked
     cargo deny --offline --log-level error check bans licenses sources
     shellcheck --external-sources --source-path=SCRIPTDIR {{ shell_scripts }}
 

@@ -53,6 +53,7 @@ fn sshd_shows_the_new_host_key_to_whoever_comes_next_and_sessions_go_on() {
     let keys = OwnKeys::new(processes(pid));
     let applied = told_of(&keys, "child");
     assert_eq!((applied.host_keys_made, applied.vm_key_made, applied.sshd_told, &applied.note), (true, true, 1, &None));
+    sshd.wait_listening();
     let child = shown(&sshd);
     assert!(child == on_disk(&image) && child != parent, "{child} {parent}");
     assert_eq!(sshd.pid(), Some(pid), "{}", sshd.end());

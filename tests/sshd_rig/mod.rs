@@ -119,6 +119,8 @@ pub(crate) struct Sshd {
     child: Child,
     pub(crate) address: &'static str,
     pub(crate) port: u16,
+    /// A word each time that it begins to listen.
+    listening: mpsc::Receiver<()>,
     log: Option<JoinHandle<String>>,
 }
 
@@ -146,11 +148,16 @@ impl Sshd {
             }
             log
         });
-        let mut sshd = Self { child, address, port, log: Some(log) };
-        if listening.recv_timeout(START_TIME).is_err() {
-            panic!("sshd does not listen: {}", sshd.end());
-        }
+        let mut sshd = Self { child, address, port, listening, log: Some(log) };
+        sshd.wait_listening();
         sshd
+    }
+
+    /// Waits for it to listen, after its start or after it was told to start over: between, there is nobody to connect to.
+    pub(crate) fn wait_listening(&mut self) {
+        if self.listening.recv_timeout(START_TIME).is_err() {
+            panic!("sshd does not listen: {}", self.end());
+        }
     }
 
     /// Process id of the sshd that listens.

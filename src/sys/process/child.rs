@@ -230,16 +230,24 @@ fn decimal(number: i32, digits: &mut [u8; 8]) -> &[u8] {
     &digits[at..]
 }
 
+/// How many files it may have open: as many as are wanted, or the usual soft limit. Where the limit may not be raised so far, as in a container, there
+/// are as many as there may be: nobody is kept from running for that.
 fn limit_open_files(wanted: Option<u64>) -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the struct is ours for both calls.
+    // SAFETY: the structs are ours for all calls.
     unsafe {
         check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit).into())?;
+        let most = limit.rlim_max;
         match wanted {
             Some(wanted) => limit = libc::rlimit { rlim_cur: wanted, rlim_max: wanted },
-            None => limit.rlim_cur = SOFT_OPEN_FILES.min(limit.rlim_max),
+            None => limit.rlim_cur = SOFT_OPEN_FILES.min(most),
         }
-        check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit).into())
+        let set = check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit).into());
+        if set.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EPERM)) {
+            limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+            return check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit).into());
+        }
+        set
     }
 }
 
