@@ -44,6 +44,8 @@ pub mod root_dir;
 #[cfg(feature = "agent")]
 pub mod rtnl;
 #[cfg(feature = "agent")]
+pub mod scheduling;
+#[cfg(feature = "agent")]
 pub mod seqpacket;
 #[cfg(feature = "agent")]
 pub mod sock_diag;

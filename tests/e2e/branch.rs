@@ -24,6 +24,9 @@ const RESEED: &str = r#"perl -e 'open(my $r, ">", "/dev/urandom"); ioctl($r, 0x5
 /// The clock of a VM and that of the host may differ by so much, beside the time of asking.
 const CLOCK: Duration = Duration::from_millis(50);
 
+/// From an announcement until a copy is a VM of its own.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
 /// By the emulated real-time clock alone: it knows seconds, and QEMU begins the first of them when it starts itself.
 const RTC_CLOCK: Duration = Duration::from_millis(1500);
 
@@ -59,6 +62,24 @@ fn announce(vm: &Vm<'_>, kind: &str, parent: &Vm<'_>, id: &str) -> Result<Genera
     println!("{}: gate to ready {} ms, {:#?}", vm.id, report.gate_ms, report.steps);
     ensure!(report.complete && !report.replayed, "the announcement was not carried out: {report:#?}");
     Ok(report)
+}
+
+/// Announces a branch, and fails unless the copy was another VM at once: by what its steps took up to the last that makes it one, and by when
+/// the kernel says that its host key was written.
+fn becomes_its_own(vm: &Vm<'_>, parent: &Vm<'_>) -> Result<()> {
+    let announced = now()?;
+    let report = announce(vm, "branch", parent, &format!("g-{}", vm.id))?;
+    let last = report.steps.iter().position(|step| step.step == "ssh").context("no step ssh")?;
+    let took: f64 = report.steps[..=last].iter().map(|step| step.took_ms).sum();
+    let written: f64 = vm.sh("stat -c %.9Y /etc/ssh/ssh_host_ed25519_key")?.parse().context("the host key's time")?;
+    let key_after = written - announced;
+    println!("{}: steps up to ssh took {took:.0} ms, its host key was there after {key_after:.3} s", vm.id);
+    ensure!(took < AT_ONCE.as_secs_f64() * 1000.0, "it took {took} ms until it was another VM: {report:#?}");
+    ensure!(
+        key_after > -CLOCK.as_secs_f64() && key_after < (AT_ONCE + CLOCK).as_secs_f64(),
+        "its host key was written {key_after} s after the announcement"
+    );
+    Ok(())
 }
 
 fn generation(vm: &Vm<'_>) -> Result<GenerationState> {
@@ -143,7 +164,7 @@ fn one_parent_and_two_children_of_one_commit_are_three_vms_of_their_own() -> Res
     parent.ctl(["snapshot", "thaw"])?.ok()?;
     for vm in [&mut left, &mut right] {
         vm.plug_in()?;
-        announce(vm, "branch", &parent, &format!("g-{}", vm.id))?;
+        becomes_its_own(vm, &parent)?;
     }
     let begun = Instant::now();
     let after = [last(&samples(&left)?)?, last(&samples(&right)?)?, last(&samples(&parent)?)?];

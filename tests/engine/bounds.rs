@@ -9,11 +9,11 @@ use std::{
     time::Duration,
 };
 
-use guestd::bridge::engine::{Engine, Route};
+use guestd::bridge::engine::Route;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::rig::{
-    Rig, assert_reset, descriptors, eventually, listening, port_to, running_threads, service, with_deadline,
+    Rig, assert_reset, descriptors, engine, eventually, listening, port_to, running_threads, service, with_deadline,
 };
 
 /// Resident memory of this process that is no file's, in bytes.
@@ -35,7 +35,7 @@ fn idle_connections_hold_two_descriptors_and_little_memory_and_wake_nobody() {
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
     let number = usize::try_from(most).unwrap().min(20_000) / 4 - 100;
     assert!(number >= 900, "raise the limit of descriptors: {most}");
-    let (engine, service, (socket, address)) = (Engine::with_most_connections(20_000).unwrap(), service(), listening());
+    let (engine, service, (socket, address)) = (engine(20_000), service(), listening());
     engine.listen(socket, Route::To(Arc::new(port_to(&service).with_most_connections(20_000)))).unwrap();
     let pair = || {
         let mut client = with_deadline(TcpStream::connect(address).unwrap());
@@ -105,7 +105,7 @@ fn connections_beyond_the_ports_bound_are_reset_until_others_end() {
 
 #[test]
 fn connections_beyond_the_bound_of_all_are_reset() {
-    let (engine, service, (socket, address)) = (Engine::with_most_connections(2).unwrap(), service(), listening());
+    let (engine, service, (socket, address)) = (engine(2), service(), listening());
     engine.listen(socket, Route::To(Arc::new(port_to(&service)))).unwrap();
     let mut pairs = Vec::new();
     for _ in 0..2 {

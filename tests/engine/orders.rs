@@ -6,11 +6,11 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use guestd::bridge::engine::{Engine, PortTable, Route};
+use guestd::bridge::engine::{PortTable, Route};
 
 use crate::rig::{
-    Rig, assert_reset, descriptors, eventually, listening, pattern, port_to, read_all, running_threads, service,
-    threads, with_deadline,
+    Rig, assert_reset, descriptors, engine, eventually, listening, pattern, port_to, read_all, running_threads,
+    service, threads, with_deadline,
 };
 
 #[test]
@@ -100,7 +100,7 @@ fn preface_comes_even_if_the_client_says_nothing() {
 
 #[test]
 fn one_socket_serves_many_ports_by_the_number_that_the_client_connected_to() {
-    let (engine, table, one, other) = (Engine::start().unwrap(), Arc::new(PortTable::default()), service(), service());
+    let (engine, table, one, other) = (engine(10_000), Arc::new(PortTable::default()), service(), service());
     let (sockets, addresses): (Vec<_>, Vec<_>) = (0..3).map(|_| listening()).unzip();
     for socket in sockets {
         engine.listen(socket, Route::ByLocalPort(table.clone())).unwrap();
@@ -129,7 +129,7 @@ fn ipv6_service_is_reached_from_the_address_that_the_client_connected_to() {
     let source = guestd::bridge::engine::Source::Meant;
     let to = service.local_addr().unwrap();
     let port = guestd::bridge::engine::Port::new(to, source, Arc::default()).unwrap();
-    let (engine, (socket, address)) = (Engine::start().unwrap(), listening());
+    let (engine, (socket, address)) = (engine(10_000), listening());
     engine.listen(socket, Route::To(port.into())).unwrap();
     let mut client = TcpStream::connect(address).unwrap();
     client.write_all(b"x").unwrap();

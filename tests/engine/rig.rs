@@ -47,13 +47,17 @@ pub(crate) fn port_to(service: &TcpListener) -> Port {
     Port::new(service.local_addr().unwrap(), SOURCE, Arc::new(PortCounters::default())).unwrap()
 }
 
+pub(crate) fn engine(most_connections: u64) -> Engine {
+    Engine::start(most_connections).unwrap()
+}
+
 impl Rig {
     pub(crate) fn new() -> Self {
         Self::with(|port| port)
     }
 
     pub(crate) fn with(change: impl FnOnce(Port) -> Port) -> Self {
-        let (engine, service, (socket, address)) = (Engine::start().unwrap(), service(), listening());
+        let (engine, service, (socket, address)) = (engine(10_000), service(), listening());
         let port = Arc::new(change(port_to(&service)));
         let listener = engine.listen(socket, Route::To(Arc::clone(&port))).unwrap();
         Self { engine, port, service, listener, address }

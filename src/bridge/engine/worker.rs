@@ -34,6 +34,9 @@ const EVENTS: usize = 128;
 /// Clients taken at once from one listening socket. More would be one more call for each that comes alone, to learn that it did.
 const ACCEPTS: usize = 1;
 
+/// The thread that accepts.
+const ACCEPTS_FOR_ALL: usize = 0;
+
 /// So many connections more than another thread has are not worth to be handed over: short ones are over sooner.
 const UNEVEN: usize = 16;
 
@@ -261,11 +264,14 @@ impl Worker {
         std::ops::ControlFlow::Continue(())
     }
 
-    /// Only one of the threads is woken up for a client.
+    /// The first thread alone is woken up for a client.
     fn arm(&self, listener: &Listener) {
+        if self.number != ACCEPTS_FOR_ALL {
+            return;
+        }
         let data = EventData::new_u64(LISTENER | listener.id);
-        if let Err(error) = epoll::add(&self.epoll, &listener.socket, data, EventFlags::IN | EventFlags::EXCLUSIVE) {
-            tracing::error!(%error, "bridge: a listening socket cannot be watched; another thread may serve it");
+        if let Err(error) = epoll::add(&self.epoll, &listener.socket, data, EventFlags::IN) {
+            tracing::error!(%error, "bridge: a listening socket cannot be watched, and takes no clients");
         }
     }
 

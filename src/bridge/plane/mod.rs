@@ -176,7 +176,7 @@ impl Plane {
         let ends: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
         ends.thread_set_mask()?;
         let signals = SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        let engine = Engine::with_most_connections(most)?;
+        let engine = Engine::start(most)?;
         let aside = Arc::<Aside>::default();
         // Half of all, so that a port that is flooded leaves room for the others.
         let targets = Arc::new(Targets::new(most.div_ceil(2), Arc::clone(&aside)));
