@@ -37,8 +37,8 @@ const ACCEPTS: usize = 1;
 /// The thread that accepts.
 const ACCEPTS_FOR_ALL: usize = 0;
 
-/// So many connections more than another thread has are not worth to be handed over: short ones are over sooner.
-const UNEVEN: usize = 16;
+/// Of fewer connections than these none is handed to another thread: short ones are over sooner.
+const FEW: usize = 16;
 
 /// What a connection's sockets are watched for.
 const WATCHED: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::PRI).union(EventFlags::ET);
@@ -327,7 +327,8 @@ impl Worker {
         let accepted = Accepted { client, peer, seat };
         let load = |mailbox: &Mailbox| mailbox.load.load(Relaxed);
         let least = self.shared.mailboxes.iter().min_by_key(|mailbox| load(mailbox));
-        let least = least.filter(|least| load(least) + UNEVEN <= load(self.mailbox()));
+        let mine = load(self.mailbox());
+        let least = least.filter(|least| mine >= FEW && load(least) < mine);
         let left = match least {
             // One that has ended gives it back.
             Some(least) => match least.post(Order::Adopt(accepted)) {
