@@ -17,12 +17,13 @@ build:
     @image/check-static.sh
     @cargo build --quiet --locked --bin guestctl
 
-# Golden and minimal image, a kernel for the tests, their images for it (legacy services and rsync; three inits to boot with), and a root file system with other init systems: all in target/image.
+# Golden and minimal image, a kernel for the tests, their images for it (legacy services and rsync; three inits to boot with; the minimal one with its modules), and a root file system with other init systems: all in target/image.
 image KERNEL=GUESTD_E2E_KERNEL: build
     @image/kernel.sh {{ KERNEL }}
     @tests/install_inits/rootfs.sh {{ image }}/inits
     @image/build.sh --out {{ image }}/golden.ext4
     @image/build.sh --rootfs "$(image/minimal-rootfs.sh)" --size 64M --out {{ image }}/minimal.ext4
+    @image/build.sh --rootfs "$(image/minimal-rootfs.sh)" --size 96M --overlay {{ image }}/kernel-{{ KERNEL }}/overlay --out {{ image }}/minimal-{{ KERNEL }}.ext4
     @image/packages-overlay.sh tests/e2e/packages.txt {{ image }}/e2e-packages
     @image/build.sh --overlay {{ image }}/kernel-{{ KERNEL }}/overlay --overlay {{ image }}/e2e-packages --overlay tests/e2e/overlay --out {{ image }}/e2e-{{ KERNEL }}.ext4
     @image/build.sh --overlay {{ image }}/kernel-{{ KERNEL }}/overlay --overlay tests/e2e/init-overlay --out {{ image }}/inits-{{ KERNEL }}.ext4

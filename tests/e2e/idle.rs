@@ -55,23 +55,15 @@ fn an_idle_agent_is_not_woken_once_with_events_and_once_a_second_at_most_without
     vm.wait_listener("sshd listens", |listener| listener.port == 22)?;
 
     // One that has no events, counted at the same time: what is idle is in nobody's way.
-    let polls = Vm::boot(&net, VmSpec::default())?;
+    let args = vec!["guestd.listeners.events=poll".to_owned()];
+    let polls = Vm::boot(&net, VmSpec { kernel_args: args, ..VmSpec::default() })?;
     polls.wait_ready()?;
-    let ssh = polls.ssh();
-    ssh.run(
-        "set -eu
-        mkdir -p /run/systemd/system/guestd.service.d
-        printf '[Service]\\nEnvironment=GUESTD_LISTENERS_EVENTS=poll\\n' >/run/systemd/system/guestd.service.d/poll.conf
-        systemctl daemon-reload
-        systemctl restart guestd.service",
-    )?
-    .ok()?;
-    polls.wait_ready()?;
+    polls.wait_listener("sshd listens", |listener| listener.port == 22)?;
     let said = said_of_listeners(&polls)?;
     ensure!(said.ends_with("poll: `listeners.events` is \"poll\""), "{said}");
 
     let (woken, polled) = thread::scope(|scope| {
-        let polled = scope.spawn(|| switches(&ssh));
+        let polled = scope.spawn(|| switches(&polls.ssh()));
         (switches(&vm.ssh()), polled.join())
     });
     let (woken, secs) = woken?;

@@ -20,6 +20,8 @@ pub(crate) struct Artifacts {
     pub(crate) image: PathBuf,
     /// The golden root file system with three inits to boot with, and services of `guestd init`.
     pub(crate) inits: PathBuf,
+    /// The minimal root file system, whose only init is guestd, and the kernel's modules if it has any.
+    pub(crate) minimal: PathBuf,
     /// Guest kernel.
     pub(crate) kernel: Kernel,
     /// Private half of the golden SSH key.
@@ -39,6 +41,7 @@ impl Artifacts {
         Ok(Self {
             image: kernel.image(&image, "e2e")?,
             inits: kernel.image(&image, "inits")?,
+            minimal: kernel.image(&image, "minimal")?,
             kernel,
             golden_key: built(image.join("keys/id_ed25519"), "just image")?,
             guestd: built(target.join("static/guestd"), "just build")?,

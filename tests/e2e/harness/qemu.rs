@@ -26,6 +26,9 @@ pub(crate) const BUSYBOX_INIT: &str = "/usr/local/lib/busybox/init";
 /// systemd, in the same.
 pub(crate) const SYSTEMD: &str = "/sbin/init";
 
+/// `guestd init`, the only one of the minimal image.
+pub(crate) const MINIMAL_INIT: &str = "/usr/sbin/init";
+
 /// What a VM should be like.
 #[derive(Debug, Clone)]
 pub(crate) struct VmSpec {
@@ -35,7 +38,7 @@ pub(crate) struct VmSpec {
     pub(crate) network: bool,
     /// Memory in MiB.
     pub(crate) memory_mib: u32,
-    /// Process 1, another than `/sbin/init`: the image with several is booted then.
+    /// Process 1, another than `/sbin/init`: the image that has it is booted then.
     pub(crate) init: Option<&'static str>,
     /// Its disk.
     pub(crate) disk: Disk,
@@ -68,6 +71,11 @@ impl VmSpec {
     /// A VM that has `guestd init` as its process 1.
     pub(crate) fn with_guestd_init() -> Self {
         Self { init: Some(GUESTD_INIT), ..Self::default() }
+    }
+
+    /// A VM of next to nothing but guestd.
+    pub(crate) fn minimal() -> Self {
+        Self { init: Some(MINIMAL_INIT), ..Self::default() }
     }
 
     /// A VM that has a vsock device and no network device.

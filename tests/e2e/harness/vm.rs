@@ -12,7 +12,7 @@ use guestd::api::{Health, Listener};
 use super::artifacts::Artifacts;
 use super::command::{DEADLINE, Invocation, Ran, on_this_machine};
 use super::net::{Link, Net};
-use super::qemu::{Disk, Machine, VmSpec, has_kvm, tsc_khz};
+use super::qemu::{Disk, MINIMAL_INIT, Machine, VmSpec, has_kvm, tsc_khz};
 use super::qmp::Qmp;
 use super::running::{Resident, Started};
 use super::ssh::Ssh;
@@ -134,7 +134,11 @@ impl<'net> Vm<'net> {
 
     /// The file that its disk is.
     fn disk(&self, spec: &VmSpec) -> Result<PathBuf> {
-        let image = if spec.init.is_some() { &self.artifacts.inits } else { &self.artifacts.image };
+        let image = match spec.init {
+            None => &self.artifacts.image,
+            Some(MINIMAL_INIT) => &self.artifacts.minimal,
+            Some(_) => &self.artifacts.inits,
+        };
         let Disk::Own(files) = &spec.disk else { return Ok(image.clone()) };
         let disk = self.own_disk();
         let (from, to) = (image.display().to_string(), disk.display().to_string());

@@ -3,6 +3,7 @@
 mod agent;
 mod boot;
 mod degraded;
+mod minimal;
 mod power;
 mod services;
 
