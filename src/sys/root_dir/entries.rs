@@ -45,7 +45,10 @@ impl RootDir {
     /// Removes a file or link; false when there was none.
     pub fn remove(&self, path: &str) -> Result<bool, RootDirError> {
         let mut was_there = true;
-        self.in_parent("remove", path, |parent, name| Ok(was_there = unlink(parent, name)?))?;
+        self.in_parent("remove", path, |parent, name| {
+            was_there = unlink(parent, name)?;
+            Ok(())
+        })?;
         Ok(was_there)
     }
 

@@ -1,12 +1,14 @@
 //! `just bench boot`: how soon a VM can be used, by its init. The same image under `guestd init`, systemd, and busybox init with the agent.
 //!
 //! From the kernel's "Run … as init process" to the first health answer over vsock that says `ready`, both by the guest's own clock. The inits
-//! take turns, so that whatever else the machine does happens to all; medians of the rounds count.
+//! take turns, so that whatever else the machine does happens to all; medians of the rounds count. Where the guest's processor is emulated, which
+//! makes a start the dearest thing there is, the same inits are also run on the machine's own.
 
 #[expect(dead_code, unused_imports, reason = "a bench boots VMs and needs little else of the harness")]
 #[path = "../../e2e/harness/mod.rs"]
 mod harness;
 
+mod native;
 #[path = "../kit/numbers.rs"]
 #[expect(dead_code, reason = "shared by the benches")]
 mod numbers;
@@ -15,11 +17,11 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use guestd::api::{Health, Info, Status};
-use harness::{BUSYBOX_INIT, GUESTD_INIT, Net, SYSTEMD, Vm, VmSpec, until_every};
+use harness::{BUSYBOX_INIT, GUESTD_INIT, Net, SYSTEMD, Vm, VmSpec, artifacts::Artifacts, until_every};
 use numbers::median;
 use serde_json::json;
 
-/// Boots of each; an argument changes it.
+/// Boots of each; an argument changes it, or leaves the VMs out: `native`.
 const ROUNDS: usize = 5;
 
 /// Between two questions whether a VM is ready. What is measured may be too long by this and a question's own time.
@@ -29,6 +31,9 @@ const ASK_EVERY: Duration = Duration::from_millis(5);
 const SHOWN_STEP_MS: f64 = 10.0;
 
 const DEADLINE: Duration = Duration::from_secs(90);
+
+/// Runs on the machine's own processor for each boot of a VM; they take no time.
+const NATIVE_RUNS: usize = 5;
 
 /// guestd init is at least this many times faster than systemd, and this many times as fast as busybox init.
 const BESIDE_SYSTEMD: f64 = 10.0;
@@ -49,6 +54,9 @@ struct Boot {
 }
 
 fn main() -> Result<()> {
+    if std::env::args().nth(1).as_deref() == Some("native") {
+        return native_medians(ROUNDS * NATIVE_RUNS).map(drop);
+    }
     let rounds = std::env::args().nth(1).map_or(Ok(ROUNDS), |text| text.parse()).context("ROUNDS is a number")?;
     let mut boots: [Vec<Boot>; INITS.len()] = Default::default();
     let mut emulated = false;
@@ -76,15 +84,35 @@ fn main() -> Result<()> {
         .enumerate()
         .map(|(index, (name, _))| json!({"init": name, "agent_ms": agent[index], "accepts_ms": accepts[index], "ready_ms": ready[index]}))
         .collect();
+    let native = native_medians(rounds * NATIVE_RUNS)?;
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
     std::fs::create_dir_all(&out)?;
-    let report = json!({"version": env!("CARGO_PKG_VERSION"), "rounds": rounds, "emulated": emulated, "inits": rows});
+    let report = json!({"version": env!("CARGO_PKG_VERSION"), "rounds": rounds, "emulated": emulated, "inits": rows, "native_ms": native});
     std::fs::write(out.join("boot.json"), serde_json::to_vec_pretty(&report)?)?;
 
-    let (systemd, busybox) = (ready[1] / ready[0], ready[2] / ready[0]);
-    ensure!(systemd >= BESIDE_SYSTEMD, "only {systemd:.1} times as fast as systemd");
-    ensure!(busybox >= BESIDE_BUSYBOX, "slower than busybox init: {busybox:.2}");
+    for (what, [guestd, systemd, busybox]) in [("native", native), ("in VMs", [ready[0], ready[1], ready[2]])] {
+        let (systemd, busybox) = (systemd / guestd, busybox / guestd);
+        ensure!(systemd >= BESIDE_SYSTEMD, "{what}: only {systemd:.1} times as fast as systemd");
+        ensure!(busybox >= BESIDE_BUSYBOX, "{what}: slower than busybox init: {busybox:.2}");
+    }
     Ok(())
+}
+
+/// Milliseconds from the run of each init to its agent's `ready`, without a kernel to boot.
+fn native_medians(rounds: usize) -> Result<[f64; INITS.len()]> {
+    let tree = native::Tree::unpack(&Artifacts::find()?.inits)?;
+    let mut runs: [Vec<f64>; INITS.len()] = Default::default();
+    for _ in 0..rounds {
+        for ((name, init), runs) in INITS.iter().zip(&mut runs) {
+            runs.push(tree.boot(init).with_context(|| format!("running {name}"))?);
+        }
+    }
+    let medians = runs.map(median);
+    println!("\nthis machine's own processor, in namespaces, medians of {rounds}, ms until ready");
+    for ((name, _), ms) in INITS.iter().zip(medians) {
+        println!("{name:<22}{ms:>14.1}{:>10.2}", ms / medians[0]);
+    }
+    Ok(medians)
 }
 
 fn boot(init: &'static str) -> Result<(Boot, bool)> {
