@@ -126,14 +126,15 @@ impl OwnKeys {
                 *made_for = vm_id.map(str::to_owned);
             }
         }
-        if applied.host_keys_made || applied.vm_key_made {
-            write_record(&guestd, &record)?;
-        }
+        // Before the record: whoever is interrupted here does it again.
         if applied.host_keys_made {
             match self.tell(store) {
                 Ok(told) => applied.sshd_told = told,
                 Err(why) => applied.note = Some(why),
             }
+        }
+        if applied.host_keys_made || applied.vm_key_made {
+            write_record(&guestd, &record)?;
         }
         host_keys.and(vm_key).map(|_| applied)
     }

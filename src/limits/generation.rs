@@ -62,8 +62,5 @@ pub const POST_RESTORE_HOOK_TIME: Duration = Duration::from_secs(30);
 /// For a file system to grow. It takes milliseconds for each GB; while it is frozen, for ever.
 pub const DISK_GROW_TIME: Duration = Duration::from_secs(20);
 
-/// Table of mounts, in bytes: some 20,000 mounts.
-pub const MOUNT_TABLE_BYTES: u64 = 4 * 1024 * 1024;
-
 /// Names in a directory of hooks that are read, to find the first by their order.
 pub const HOOK_NAMES: usize = 1024;

@@ -103,7 +103,3 @@ pub const CLOCK_STALE: Duration = Duration::from_secs(2);
 
 /// Limit of open files that services may raise theirs to, as systemd has it.
 pub const OPEN_FILES_HARD: u64 = 524_288;
-
-/// How long the keys' directory is waited for, which an init's own call of `guestd host-key` and the agent lock for some milliseconds each. Any
-/// user can lock it, too, and can delay the agent by no more than this.
-pub const ROOT_LOCK_WAIT: Duration = Duration::from_secs(2);

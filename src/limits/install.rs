@@ -11,12 +11,6 @@ pub const INSTALL_FOREIGN_FILE_BYTES: u64 = 1024 * 1024;
 /// Entries of a directory that `guestd install` and `uninstall` look at: whether it is empty, and what a run that was killed has left.
 pub const INSTALL_DIRECTORY_ENTRIES: usize = 4096;
 
-/// Name servers, configured or announced: more are passed over by every resolver (MAXNS of resolv.h).
-pub const NAME_SERVERS: usize = 3;
-
-/// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, in bytes. Larger ones, lists of blocked names, are left alone.
-pub const NAMES_FILE_BYTES: u64 = 1024 * 1024;
-
 /// Files, directories and others that `guestd lint` looks at, some 100 bytes each. A large image has 300,000; one with more is named.
 pub const LINT_ENTRIES: usize = 1_000_000;
 

@@ -31,3 +31,7 @@ pub const SSHD_RUN_TIME: Duration = Duration::from_secs(5);
 
 /// What an sshd says of its configuration, on each of two pipes, in bytes: what a pipe holds. It has 7 KB.
 pub const SSHD_OUTPUT_BYTES: u64 = 64 * 1024;
+
+/// How long the keys' directory is waited for, which an init's own call of `guestd host-key` and the agent lock for some milliseconds each. Any
+/// user can lock it, too, and can delay the agent by no more than this.
+pub const ROOT_LOCK_WAIT: Duration = Duration::from_secs(2);

@@ -120,3 +120,9 @@ pub const UDP_SOCKETS: usize = 4096;
 
 /// Command line shown for a process, in bytes.
 pub const PROCESS_COMMAND_BYTES: usize = 512;
+
+/// Table of mounts, in bytes: some 20,000 mounts.
+pub const MOUNT_TABLE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What is read of a process's file in `/proc`, in bytes: more than is shown of a command line, and all of any other.
+pub const PROC_FILE_BYTES: u64 = 8 * 1024;

@@ -11,6 +11,7 @@ mod init;
 mod install;
 mod keys;
 mod listeners;
+mod names;
 mod registry;
 mod server;
 
@@ -23,5 +24,6 @@ pub use init::*;
 pub use install::*;
 pub use keys::*;
 pub use listeners::*;
+pub use names::*;
 pub use registry::*;
 pub use server::*;

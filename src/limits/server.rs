@@ -43,9 +43,6 @@ pub const SMALL_ALLOCATION_BYTES: usize = 12 * 1024;
 /// Pause of an accept loop that ran out of descriptors or memory.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(75);
 
-/// What is read of a process's file in `/proc`, in bytes: more than is shown of a command line, and all of any other.
-pub const PROC_FILE_BYTES: u64 = 8 * 1024;
-
 /// URL of a service of the platform, in bytes.
 pub const URL_BYTES: usize = 2048;
 

@@ -199,8 +199,8 @@ mod tests {
     fn polling_backs_off_and_starts_anew_with_a_change() {
         let start = Instant::now();
         let mut pace = Pace::new(start, Some(250 * MS));
-        assert_eq!(looks(&mut pace, start, 5000, Duration::ZERO, |_| false), [250, 750, 1750, 3250, 4750]);
-        let now = start + 5000 * MS;
+        assert_eq!(looks(&mut pace, start, 9000, Duration::ZERO, |_| false), [250, 750, 1750, 3750, 6250, 8750]);
+        let now = start + 9000 * MS;
         pace.looked(Looked { news: true, ..look(now, MS) });
         assert_eq!(looks(&mut pace, now, 2000, Duration::ZERO, |_| false), [251, 751, 1751]);
         let mut seldom = Pace::new(start, Some(60_000 * MS));

@@ -74,8 +74,10 @@ fn announce(vm: &Vm<'_>, kind: &str, parent: &Vm<'_>, id: &str) -> Result<Genera
 fn becomes_its_own(vm: &Vm<'_>, parent: &Vm<'_>, at_once: f64) -> Result<()> {
     let announced = now()?;
     let report = announce(vm, "branch", parent, &format!("g-{}", vm.id))?;
-    let before_keys = report.steps.iter().take_while(|step| step.step != "ssh");
-    let other_after = before_keys.map(|step| step.took_ms).sum::<f64>() / 1000.0;
+    let keys = report.steps.iter().position(|step| step.step == "ssh").context("no step ssh")?;
+    let before = &report.steps[..keys];
+    ensure!(["entropy", "clock", "identity", "env"].iter().all(|name| before.iter().any(|step| step.step == *name)));
+    let other_after = before.iter().map(|step| step.took_ms).sum::<f64>() / 1000.0;
     let written: f64 = vm.sh("stat -c %.9Y /etc/ssh/ssh_host_ed25519_key")?.parse().context("the host key's time")?;
     let key_after = written - announced;
     println!(

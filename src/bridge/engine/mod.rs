@@ -11,10 +11,9 @@
 //!
 //! Its threads are of the kernel's batch kind: woken up they wait for their turn, and meanwhile there comes more to be moved at once. On a
 //! machine whose processors are the ends' that is the greatest gain of all: many streams take a third of the time. A thread that waits
-//! longer behind a busy neighbour has more to do then, so that even there more gets through. The first thread alone accepts, and the other is
-//! given connections where there are many more here: short ones, of which there are never many, all stay on one processor.
+//! longer behind a busy neighbour has more to do then, so that even there more gets through.
 //!
-//! No tokio: a runtime's readiness, wakers and tasks cost what the bytes do not. tests/bench/README.md has the figures for all of this.
+//! No tokio: a runtime's readiness, wakers and tasks cost what the bytes do not. tests/bench/README.md has the figures for both.
 
 mod connection;
 mod dial;

@@ -34,11 +34,8 @@ const EVENTS: usize = 128;
 /// Clients taken at once from one listening socket. More would be one more call for each that comes alone, to learn that it did.
 const ACCEPTS: usize = 1;
 
-/// The thread that accepts.
-const ACCEPTS_FOR_ALL: usize = 0;
-
-/// Of fewer connections than these none is handed to another thread: short ones are over sooner.
-const FEW: usize = 16;
+/// So many connections more than another thread has are not worth to be handed over: short ones are over sooner.
+const UNEVEN: usize = 16;
 
 /// What a connection's sockets are watched for.
 const WATCHED: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::PRI).union(EventFlags::ET);
@@ -264,14 +261,11 @@ impl Worker {
         std::ops::ControlFlow::Continue(())
     }
 
-    /// The first thread alone is woken up for a client.
+    /// Only one of the threads is woken up for a client.
     fn arm(&self, listener: &Listener) {
-        if self.number != ACCEPTS_FOR_ALL {
-            return;
-        }
         let data = EventData::new_u64(LISTENER | listener.id);
-        if let Err(error) = epoll::add(&self.epoll, &listener.socket, data, EventFlags::IN) {
-            tracing::error!(%error, "bridge: a listening socket cannot be watched, and takes no clients");
+        if let Err(error) = epoll::add(&self.epoll, &listener.socket, data, EventFlags::IN | EventFlags::EXCLUSIVE) {
+            tracing::error!(%error, "bridge: a listening socket cannot be watched; another thread may serve it");
         }
     }
 
@@ -327,8 +321,7 @@ impl Worker {
         let accepted = Accepted { client, peer, seat };
         let load = |mailbox: &Mailbox| mailbox.load.load(Relaxed);
         let least = self.shared.mailboxes.iter().min_by_key(|mailbox| load(mailbox));
-        let mine = load(self.mailbox());
-        let least = least.filter(|least| mine >= FEW && load(least) < mine);
+        let least = least.filter(|least| load(least) + UNEVEN <= load(self.mailbox()));
         let left = match least {
             // One that has ended gives it back.
             Some(least) => match least.post(Order::Adopt(accepted)) {

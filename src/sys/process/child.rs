@@ -230,8 +230,8 @@ fn decimal(number: i32, digits: &mut [u8; 8]) -> &[u8] {
     &digits[at..]
 }
 
-/// How many files it may have open: as many as are wanted, or the usual soft limit. Where the limit may not be raised so far, as in a container, there
-/// are as many as there may be: nobody is kept from running for that.
+/// How many files it may have open: as many as are wanted, or the usual soft limit. Where the limit may not be raised so far, as in a container, it
+/// has as many as its parent may have: nobody is kept from running for that.
 fn limit_open_files(wanted: Option<u64>) -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the structs are ours for all calls.

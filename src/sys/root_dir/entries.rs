@@ -148,7 +148,7 @@ impl RootDir {
     }
 }
 
-fn unlink(parent: &OwnedFd, name: &str) -> nix::Result<bool> {
+pub(super) fn unlink(parent: &OwnedFd, name: &str) -> nix::Result<bool> {
     match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
         Err(Errno::ENOENT) => Ok(false),
         result => result.map(|()| true),

@@ -304,8 +304,9 @@ impl RootDir {
         fsync(&parent).map_err(failed)
     }
 
-    /// Writes files whole, with the mode of each, into the directory itself. They appear in their order, each when all are on the disk: waiting
-    /// for that takes longer than all else, and this waits once less for each.
+    /// Writes files that belong together, with the mode of each, into the directory itself. They appear whole, in their order, and when all are on the
+    /// disk; no old one is ever beside a new one, but for a moment some are missing, the first not among them. Waiting for the disk takes
+    /// longer than all else, and this waits once less for each.
     pub fn write_all(&self, files: &[(&str, &str, u32)], owner: Owner) -> Result<(), RootDirError> {
         let parent = self.directory("").map_err(|errno| self.failed("write", "", errno))?;
         let mut written = Vec::with_capacity(files.len());
@@ -320,6 +321,9 @@ impl RootDir {
             set_access(&file, *mode, owner).map_err(failed)?;
             fsync(&file).map_err(failed)?;
             written.push((temporary, *name));
+        }
+        for (_, name) in written.iter().skip(1) {
+            entries::unlink(&parent, name).map_err(|errno| self.failed("remove", name, errno))?;
         }
         for (temporary, name) in written {
             temporary.rename_to(name).map_err(|errno| self.failed("write", name, errno))?;

@@ -29,6 +29,21 @@ fn a_file_appears_with_its_mode_and_without_a_temporary_beside_it() {
 }
 
 #[test]
+fn files_that_belong_together_are_replaced_together_or_not_at_all() {
+    let (directory, root) = root();
+    let path = directory.path().join("root");
+    let read = |name: &str| fs::read_to_string(path.join(name)).ok();
+    root.write_all(&[("key", "1", 0o600), ("key.pub", "one", 0o644)], None).unwrap();
+    root.write_all(&[("key", "2", 0o600), ("key.pub", "two", 0o644)], None).unwrap();
+    assert_eq!((read("key"), read("key.pub")), (Some("2".to_owned()), Some("two".to_owned())));
+    assert_eq!(fs::metadata(path.join("key")).unwrap().permissions().mode() & 0o777, 0o600);
+    // The second cannot be written, so that the first stays as it was.
+    let long = "x".repeat(300);
+    root.write_all(&[("key", "3", 0o600), (&long, "three", 0o644)], None).unwrap_err();
+    assert_eq!((read("key"), fs::read_dir(&path).unwrap().count()), (Some("2".to_owned()), 2));
+}
+
+#[test]
 fn a_file_that_is_to_be_new_never_replaces_one_and_leaves_no_temporary() {
     let (_directory, root) = root();
     fs::write(root.path().join("file"), "old").unwrap();

@@ -1,8 +1,8 @@
 //! `just bench boot`: how soon a VM can be used, by its init. The same image under `guestd init`, systemd, and busybox init with the agent.
 //!
 //! From the kernel's "Run … as init process" to the first health answer over vsock that says `ready`, both by the guest's own clock. The inits
-//! take turns, so that whatever else the machine does happens to all; medians of the rounds count. Where the guest's processor is emulated, which
-//! makes a start the dearest thing there is, the same inits are also run on the machine's own.
+//! take turns, so that whatever else the machine does happens to all; medians of the rounds count. Emulation makes a start the dearest thing there
+//! is, so that the same inits are also run on the machine's own processor.
 
 #[expect(dead_code, unused_imports, reason = "a bench boots VMs and needs little else of the harness")]
 #[path = "../../e2e/harness/mod.rs"]
@@ -58,6 +58,7 @@ fn main() -> Result<()> {
         return native_medians(ROUNDS * NATIVE_RUNS).map(drop);
     }
     let rounds = std::env::args().nth(1).map_or(Ok(ROUNDS), |text| text.parse()).context("ROUNDS is a number")?;
+    let native = native_medians(rounds * NATIVE_RUNS)?;
     let mut boots: [Vec<Boot>; INITS.len()] = Default::default();
     let mut emulated = false;
     for round in 1..=rounds {
@@ -84,7 +85,6 @@ fn main() -> Result<()> {
         .enumerate()
         .map(|(index, (name, _))| json!({"init": name, "agent_ms": agent[index], "accepts_ms": accepts[index], "ready_ms": ready[index]}))
         .collect();
-    let native = native_medians(rounds * NATIVE_RUNS)?;
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
     std::fs::create_dir_all(&out)?;
     let report = json!({"version": env!("CARGO_PKG_VERSION"), "rounds": rounds, "emulated": emulated, "inits": rows, "native_ms": native});
