@@ -119,19 +119,18 @@ impl OwnKeys {
         let host_keys = apply_host_keys(root, policy, vm_id, &record);
         let vm_key = apply_vm_key(store, &guestd, vm_id, &record, now);
         (applied.host_keys_made, applied.vm_key_made) = (matches!(host_keys, Ok(true)), matches!(vm_key, Ok(true)));
-        for (is_made, made_for) in
-            [(applied.host_keys_made, &mut record.host_keys), (applied.vm_key_made, &mut record.vm_key)]
-        {
-            if is_made {
-                *made_for = vm_id.map(str::to_owned);
-            }
-        }
         // Before the record: whoever is interrupted here does it again.
         if applied.host_keys_made {
             match self.tell(store) {
                 Ok(told) => applied.sshd_told = told,
                 Err(why) => applied.note = Some(why),
             }
+        }
+        if applied.host_keys_made {
+            record.host_keys = vm_id.map(str::to_owned);
+        }
+        if applied.vm_key_made {
+            record.vm_key = vm_id.map(str::to_owned);
         }
         if applied.host_keys_made || applied.vm_key_made {
             write_record(&guestd, &record)?;

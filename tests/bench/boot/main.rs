@@ -98,7 +98,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Milliseconds from the run of each init to its agent's `ready`, without a kernel to boot.
+/// Milliseconds from the run of each init until its agent is past its start, without a kernel to boot.
 fn native_medians(rounds: usize) -> Result<[f64; INITS.len()]> {
     let tree = native::Tree::unpack(&Artifacts::find()?.inits)?;
     let mut runs: [Vec<f64>; INITS.len()] = Default::default();
@@ -108,7 +108,9 @@ fn native_medians(rounds: usize) -> Result<[f64; INITS.len()]> {
         }
     }
     let medians = runs.map(median);
-    println!("\nthis machine's own processor, in namespaces, medians of {rounds}, ms until ready");
+    println!(
+        "\nthis machine's own processor, in namespaces, medians of {rounds}, ms until the agent is past its start"
+    );
     for ((name, _), ms) in INITS.iter().zip(medians) {
         println!("{name:<22}{ms:>14.1}{:>10.2}", ms / medians[0]);
     }

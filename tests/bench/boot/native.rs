@@ -79,7 +79,7 @@ impl Tree {
         self.dir.path().join("mounted")
     }
 
-    /// Milliseconds from the run of this init until its agent says that the VM can be used.
+    /// Milliseconds from the run of this init until its agent is past its start: ready, or degraded, as without BPF.
     pub(crate) fn boot(&self, init: &str) -> Result<f64> {
         let cgroup = Cgroup::new()?;
         let mut command = Command::new("setpriv");
@@ -102,7 +102,7 @@ impl Tree {
         let init = fs::read_to_string(children).context("reading which process is init")?;
         let socket = format!("/proc/{}/root/run/guestd.sock", init.trim());
         until_every("the agent is ready, or degraded", DEADLINE, ASK_EVERY, || {
-            // It is not there, or not yet as it should be. Without BPF, say, it is degraded for good.
+            // It is not there, or not yet as it should be.
             let is_up = |health: &Health| matches!(health.status, Status::Ready | Status::Degraded);
             Ok(health(&socket).ok().filter(is_up).map(drop))
         })?;

@@ -145,24 +145,9 @@ impl Machine<'_> {
         if self.spec.branchable {
             return self.branchable_argv();
         }
-        let mib = self.spec.memory_mib;
-        let (accel, cpu) = if self.kvm { ("kvm", "host") } else { ("tcg", "max") };
-        let mut argv: Vec<String> = vec!["qemu-system-x86_64".into()];
-        let mut option = |name: &str, value: String| argv.extend([format!("-{name}"), value]);
-        option("name", self.id.into());
         // With acpi=off Debian's virtio modules do not find the virtio-mmio devices.
-        option("machine", format!("microvm,acpi=on,accel={accel},memory-backend=mem0"));
-        option("cpu", cpu.into());
-        option("smp", "2".into());
-        option("m", format!("{mib}M"));
-        // vhost-user needs the guest's memory shared with the device's process.
-        option("object", format!("memory-backend-memfd,id=mem0,size={mib}M,share=on"));
-        option("kernel", self.kernel.file.display().to_string());
-        if let Some(initramfs) = &self.kernel.initramfs {
-            option("initrd", initramfs.display().to_string());
-        }
-        option("append", self.kernel_command_line());
-        option("serial", format!("file:{}", self.console.display()));
+        let mut argv = self.beginning("microvm,acpi=on", "2", &format!("{}M", self.spec.memory_mib));
+        let mut option = |name: &str, value: String| argv.extend([format!("-{name}"), value]);
         let mode = match self.spec.disk {
             // The image is opened read-only; what the guest writes goes to an unlinked file in $TMPDIR.
             Disk::Shared => "snapshot=on",
@@ -181,6 +166,27 @@ impl Machine<'_> {
             option("chardev", format!("socket,id=vsock0,path={}", vhost.display()));
             option("device", "vhost-user-vsock-device,chardev=vsock0".into());
         }
+        argv
+    }
+
+    /// What every machine has: processors, memory, kernel, console, and nothing that QEMU would add by itself.
+    fn beginning(&self, machine: &str, processors: &str, memory: &str) -> Vec<String> {
+        let (accel, cpu) = if self.kvm { ("kvm", "host") } else { ("tcg", "max") };
+        let mut argv: Vec<String> = vec!["qemu-system-x86_64".into()];
+        let mut option = |name: &str, value: String| argv.extend([format!("-{name}"), value]);
+        option("name", self.id.into());
+        option("machine", format!("{machine},accel={accel},memory-backend=mem0"));
+        option("cpu", cpu.into());
+        option("smp", processors.into());
+        option("m", memory.into());
+        // vhost-user needs the guest's memory shared with the device's process.
+        option("object", format!("memory-backend-memfd,id=mem0,size={}M,share=on", self.spec.memory_mib));
+        option("kernel", self.kernel.file.display().to_string());
+        if let Some(initramfs) = &self.kernel.initramfs {
+            option("initrd", initramfs.display().to_string());
+        }
+        option("append", self.kernel_command_line());
+        option("serial", format!("file:{}", self.console.display()));
         argv.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(str::to_owned));
         argv
     }
@@ -189,22 +195,9 @@ impl Machine<'_> {
     /// branch begins without it.
     fn branchable_argv(&self) -> Vec<String> {
         let mib = self.spec.memory_mib;
-        let (accel, cpu) = if self.kvm { ("kvm", "host") } else { ("tcg", "max") };
-        let mut argv: Vec<String> = vec!["qemu-system-x86_64".into()];
-        let mut option = |name: &str, value: String| argv.extend([format!("-{name}"), value]);
-        option("name", self.id.into());
-        option("machine", format!("q35,accel={accel},memory-backend=mem0"));
-        option("cpu", cpu.into());
         // Room for what is plugged in while it runs.
-        option("m", format!("{mib}M,slots=1,maxmem={}M", 2 * mib));
-        option("smp", "1,maxcpus=2".into());
-        option("object", format!("memory-backend-memfd,id=mem0,size={mib}M,share=on"));
-        option("kernel", self.kernel.file.display().to_string());
-        if let Some(initramfs) = &self.kernel.initramfs {
-            option("initrd", initramfs.display().to_string());
-        }
-        option("append", self.kernel_command_line());
-        option("serial", format!("file:{}", self.console.display()));
+        let mut argv = self.beginning("q35", "1,maxcpus=2", &format!("{mib}M,slots=1,maxmem={}M", 2 * mib));
+        let mut option = |name: &str, value: String| argv.extend([format!("-{name}"), value]);
         // Firecracker's default, too (cache_type Unsafe): a flush of the guest's is not one of this machine's, which may be busy.
         option("drive", format!("if=none,id=root,format=qcow2,cache=unsafe,file={}", self.disk.display()));
         option("device", "virtio-blk-pci,drive=root".into());
@@ -223,7 +216,6 @@ impl Machine<'_> {
             // Version 7.2 has no `file:`.
             option("incoming", format!("exec:cat {}", memory.display()));
         }
-        argv.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(str::to_owned));
         argv
     }
 
