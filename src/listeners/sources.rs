@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   BPF ring: listen(2) and close, every network namespace ─┐
-//!   sock_diag: listeners that are gone ─────────────────────┼─ poll(2) ──> heard
+//!   sock_diag: listeners whose end BPF does not tell ───────┼─ poll(2) ──> heard
 //!   rtnetlink: links and addresses ─────────────────────────┤
 //!   bell: wishes, and the end ──────────────────────────────┘
 //! ```
@@ -25,10 +25,11 @@ use nix::{
 
 use crate::{
     config::ListenerEvents,
+    facts::SocketFact,
     limits,
     sys::{
         bpf::{Change, ListenEvents},
-        cgroup,
+        cgroup, sock_diag,
         subscription::Subscription,
     },
 };
@@ -80,11 +81,11 @@ impl Bell {
 pub(super) struct Sources {
     bell: Bell,
     bpf: Option<ListenEvents>,
-    /// Costs every connection's end a message in the kernel, so with BPF it is kept only while there are listeners that BPF does not
-    /// know: those older than the agent.
+    /// Costs every connection's end a message in the kernel, so with BPF it is kept only while there are listeners whose end BPF
+    /// will not tell.
     closed: Option<Subscription>,
-    /// Sockets that BPF has told of; not needed any more when `closed` is not.
-    announced: HashSet<u64>,
+    /// Sockets that BPF has told of or follows, since before a look showed them; not needed any more when `closed` is not.
+    known: HashSet<u64>,
     addresses: Option<Subscription>,
     /// Sockets that the kernel was about to close: it tells that before it has done so.
     closing: HashMap<u64, Instant>,
@@ -98,7 +99,7 @@ impl Sources {
         let closed = Subscription::to_closed_listeners();
         let bpf = match (&closed, wanted) {
             (_, ListenerEvents::Poll) => Err("`listeners.events` is \"poll\"".to_owned()),
-            // Of sockets older than the agent BPF tells nothing, so both are needed.
+            // Of sockets older than the agent BPF may tell nothing, so both are needed.
             (Err(error), ListenerEvents::Auto) => {
                 Err(format!("sock_diag does not tell of sockets that are closed ({error})"))
             }
@@ -113,7 +114,7 @@ impl Sources {
             bell,
             bpf,
             closed: closed.ok(),
-            announced: HashSet::new(),
+            known: HashSet::new(),
             addresses: None,
             closing: HashMap::new(),
             closing_untold: None,
@@ -164,7 +165,7 @@ impl Sources {
         self.bell.quiet();
         let mut heard = false;
         if let Some(bpf) = &mut self.bpf {
-            let (closing, announced) = (&mut self.closing, &mut self.announced);
+            let (closing, known) = (&mut self.closing, &mut self.known);
             let tracked = self.closed.is_some();
             let taken = bpf.read(|event| {
                 heard = true;
@@ -172,8 +173,8 @@ impl Sources {
                     Change::Listens => {
                         // It may be one that was shut down and listens again.
                         closing.remove(&event.socket_cookie);
-                        if tracked && announced.len() < limits::LISTENERS {
-                            announced.insert(event.socket_cookie);
+                        if tracked && known.len() < limits::LISTENERS {
+                            known.insert(event.socket_cookie);
                         }
                         listens(event.netns_cookie);
                     }
@@ -202,14 +203,26 @@ impl Sources {
         !self.closing.is_empty() || self.closing_untold.is_some()
     }
 
-    /// A look has shown all sockets of the own network namespace, by cookie. When BPF has told of each, it will tell of their ends, too.
-    /// (Of other namespaces' older ones `closed` tells by chance at most.)
-    pub(super) fn shown(&mut self, own: &HashSet<u64>) {
-        self.announced.retain(|cookie| own.contains(cookie));
-        if self.bpf.is_some() && self.announced.len() == own.len() {
+    /// A look has shown all sockets of the own network namespace, each with its cookie. When BPF tells of the end of each, nothing else needs to.
+    /// (Of other namespaces' older ones `closed` tells by chance at most.) Says whether another look is to follow: what is followed from now on may have ended
+    /// since this one.
+    pub(super) fn shown(&mut self, own: &HashMap<u64, &SocketFact>) -> bool {
+        let (Some(bpf), Some(_)) = (&self.bpf, &self.closed) else { return false };
+        self.known.retain(|cookie| own.contains_key(cookie));
+        let older: Vec<_> = own.iter().filter(|(cookie, _)| !self.known.contains(cookie)).collect();
+        if older.is_empty() {
             self.closed = None;
-            self.announced = HashSet::new();
+            self.known = HashSet::new();
+            return false;
         }
+        // While there is one that cannot be followed the groups stay, and nothing needs to be looked at again for it.
+        let held = sock_diag::multipath_listeners(limits::LISTENERS_READ);
+        let can_be = held.is_ok_and(|held| older.iter().all(|(cookie, _)| !held.contains(*cookie)));
+        let is_followed = can_be && older.iter().all(|(_, fact)| bpf.follow(fact));
+        if is_followed {
+            self.known.extend(older.iter().map(|(cookie, _)| **cookie));
+        }
+        is_followed
     }
 }
 
@@ -223,6 +236,49 @@ mod tests {
     use std::net::{Ipv4Addr, TcpListener};
 
     use super::*;
+
+    /// By a look, and the one that follows.
+    fn show(sources: &mut Sources) -> bool {
+        let facts = sock_diag::listening_tcp(1024).unwrap();
+        sources.shown(&facts.iter().map(|fact| (fact.cookie.unwrap(), fact)).collect())
+    }
+
+    #[test]
+    fn groups_are_left_when_the_end_of_what_is_older_is_told_without_them() {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let older = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let (mut sources, _) = Sources::open(ListenerEvents::Auto, Bell::new().unwrap());
+        let younger = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        sources.drain(Instant::now(), |_| ());
+        assert!(show(&mut sources), "one that was closed before it was followed has to be seen");
+        assert!(sources.closed.is_some());
+        assert!(!show(&mut sources));
+        assert!(sources.closed.is_none());
+        let cookies: Vec<_> =
+            [&older, &younger].iter().map(|listener| socket2::SockRef::from(*listener).cookie().unwrap()).collect();
+        drop((older, younger));
+        assert!(sources.drain(Instant::now(), |_| ()));
+        assert!(cookies.iter().all(|cookie| sources.closing.contains_key(cookie)));
+    }
+
+    #[test]
+    fn groups_stay_while_the_kernel_holds_an_older_listener() {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let plain = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let multipath =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, Some(socket2::Protocol::MPTCP)).unwrap();
+        multipath.bind(&std::net::SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into()).unwrap();
+        multipath.listen(1).unwrap();
+        let (mut sources, _) = Sources::open(ListenerEvents::Auto, Bell::new().unwrap());
+        assert!(!show(&mut sources) && !show(&mut sources));
+        assert!(sources.closed.is_some());
+        drop(multipath);
+        sources.wait(None, false).unwrap();
+        assert!(sources.drain(Instant::now(), |_| ()), "its end is told by the groups");
+        assert!(show(&mut sources) && !show(&mut sources));
+        assert!(sources.closed.is_none());
+        drop(plain);
+    }
 
     #[test]
     fn after_events_that_found_no_room_a_look_is_made_again_for_a_while() {

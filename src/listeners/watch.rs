@@ -7,7 +7,7 @@
 //! ```
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io,
     sync::{
         Arc,
@@ -198,11 +198,10 @@ impl Watching {
         let there: HashSet<u64> = next.table.all_sockets().filter_map(|socket| socket.cookie).collect();
         let shows_closing = self.sources.shows_closing(begun, &there);
         // What procfs shows has no cookies, and what a failed look shows is old.
-        let own: HashSet<u64> = next.table.sockets.iter().filter_map(|socket| socket.cookie).collect();
-        if next.failure.is_none() && !next.truncated && own.len() == next.table.sockets.len() {
-            self.sources.shown(&own);
-        }
-        let again = next.failure.is_some() || shows_closing;
+        let own: HashMap<u64, _> =
+            next.table.sockets.iter().filter_map(|socket| Some((socket.cookie?, socket))).collect();
+        let is_whole = next.failure.is_none() && !next.truncated && own.len() == next.table.sockets.len();
+        let again = is_whole && self.sources.shown(&own) || next.failure.is_some() || shows_closing;
         let mut news = self.publish(next);
         // Who listens may take longer to find out than that somebody does.
         let wished = wish != *self.answer.borrow();

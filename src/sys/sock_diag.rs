@@ -3,13 +3,13 @@
 //! Only LISTEN sockets are asked for, so the cost does not grow with the number of connections. A failed dump is an
 //! error: the caller then knows nothing new, and must not take it for "no listeners".
 
-use std::io;
+use std::{collections::HashSet, io};
 
 use netlink_packet_core::Nla as _;
 use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP},
-    inet::{ExtensionFlags, InetRequest, SocketId, StateFlags, nlas::Nla},
+    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
 };
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
@@ -21,6 +21,9 @@ use crate::{
 
 /// `INET_DIAG_CGROUP_ID` of `linux/inet_diag.h`, a u64. It comes unasked, from Linux 5.9 on.
 const INET_DIAG_CGROUP_ID: u16 = 21;
+
+/// `INET_DIAG_ULP_INFO`: what is layered on TCP, of which the first nested attribute is the name. It comes with INET_DIAG_INFO.
+const INET_DIAG_ULP_INFO: u16 = 19;
 
 /// Every listening TCP socket, IPv4 and IPv6, up to `most` of each.
 ///
@@ -52,43 +55,57 @@ pub fn listening_tcp_on(port: u16, most: usize) -> io::Result<Vec<SocketFact>> {
     Ok(facts)
 }
 
+/// Cookies of the listeners that the kernel holds for multipath sockets (MPTCP) of services, such as Go's are by default.
+///
+/// # Errors
+/// As of [`listening_tcp`].
+pub fn multipath_listeners(most: usize) -> io::Result<HashSet<u64>> {
+    let mut all = HashSet::new();
+    for family in [AF_INET, AF_INET6] {
+        match responses(family, 0, ExtensionFlags::INFO, most) {
+            Ok(found) => {
+                let multipath = found.iter().filter(|response| response.nlas.iter().any(is_of_multipath));
+                all.extend(multipath.map(|response| cookie(response.header.socket_id.cookie)));
+            }
+            Err(error) if family == AF_INET6 && is_absent(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(all)
+}
+
 fn dump(family: u8, most: usize) -> io::Result<Vec<SocketFact>> {
     // Port 0 is any.
     dump_port(family, 0, most)
 }
 
 fn dump_port(family: u8, port: u16, most: usize) -> io::Result<Vec<SocketFact>> {
+    let facts = responses(family, port, ExtensionFlags::empty(), most)?.into_iter().map(|response| SocketFact {
+        address: response.header.socket_id.source_address,
+        port: response.header.socket_id.source_port,
+        v6only: response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true))),
+        uid: response.header.uid,
+        inode: u64::from(response.header.inode),
+        cookie: Some(cookie(response.header.socket_id.cookie)),
+        cgroup_id: response.nlas.iter().find_map(cgroup_id),
+        // Of a LISTEN socket these are the length of the accept queue and the backlog (`tcp_diag_get_info`).
+        accept_queue: Some(AcceptQueue { waiting: response.header.recv_queue, backlog: response.header.send_queue }),
+    });
+    Ok(facts.collect())
+}
+
+/// What the kernel says of each listening TCP socket of a family, on this port or on any (0).
+fn responses(family: u8, port: u16, extensions: ExtensionFlags, most: usize) -> io::Result<Vec<InetResponse>> {
     let mut socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     socket_id.source_port = port;
-    let request = SockDiagMessage::InetRequest(InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::empty(),
-        states: StateFlags::LISTEN,
-        socket_id,
+    let states = StateFlags::LISTEN;
+    let request = InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id };
+    let answers = netlink::dump(NETLINK_SOCK_DIAG, SockDiagMessage::InetRequest(request), most)?;
+    let responses = answers.into_iter().filter_map(|answer| match answer {
+        SockDiagMessage::InetResponse(response) => Some(*response),
+        _ => None,
     });
-    let answers = netlink::dump(NETLINK_SOCK_DIAG, request, most)?;
-    Ok(answers
-        .into_iter()
-        .filter_map(|answer| match answer {
-            SockDiagMessage::InetResponse(response) => Some(response),
-            _ => None,
-        })
-        .map(|response| SocketFact {
-            address: response.header.socket_id.source_address,
-            port: response.header.socket_id.source_port,
-            v6only: response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true))),
-            uid: response.header.uid,
-            inode: u64::from(response.header.inode),
-            cookie: Some(cookie(response.header.socket_id.cookie)),
-            cgroup_id: response.nlas.iter().find_map(cgroup_id),
-            // Of a LISTEN socket these are the length of the accept queue and the backlog (`tcp_diag_get_info`).
-            accept_queue: Some(AcceptQueue {
-                waiting: response.header.recv_queue,
-                backlog: response.header.send_queue,
-            }),
-        })
-        .collect())
+    Ok(responses.collect())
 }
 
 /// Two numbers of 32 bits in the machine's byte order, the low one first (`sock_diag_save_cookie`).
@@ -156,6 +173,17 @@ pub fn procfs_unconnected_udp() -> io::Result<Vec<UdpFact>> {
     Ok(facts.filter(|fact| fact.port != 0).collect())
 }
 
+fn is_of_multipath(nla: &Nla) -> bool {
+    let Nla::Other(other) = nla else { return false };
+    if other.kind() != INET_DIAG_ULP_INFO {
+        return false;
+    }
+    let mut bytes = vec![0; other.value_len()];
+    other.emit_value(&mut bytes);
+    // The name comes first, behind its attribute's header of 4 bytes (`tcp_diag_put_ulp`).
+    bytes.get(4..).is_some_and(|name| name.starts_with(b"mptcp\0"))
+}
+
 fn cgroup_id(nla: &Nla) -> Option<u64> {
     let Nla::Other(other) = nla else { return None };
     let mut bytes = [0; size_of::<u64>()];
@@ -213,6 +241,27 @@ mod tests {
         let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
         let inode: u64 = link.to_str().unwrap().trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
         facts.iter().find(|fact| fact.inode == inode).expect("the socket is in the dump").clone()
+    }
+
+    #[test]
+    fn multipath_listeners_are_told_apart() {
+        let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+        let multipath = |domain, address: &str| {
+            let socket = Socket::new(domain, Type::STREAM, Some(socket2::Protocol::MPTCP)).unwrap();
+            socket.bind(&address.parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+            socket.listen(1).unwrap();
+            TcpListener::from(socket)
+        };
+        let found = multipath_listeners(1024).unwrap();
+        for held in [multipath(Domain::IPV4, "127.0.0.1:0"), multipath(Domain::IPV6, "[::1]:0")] {
+            let port = held.local_addr().unwrap().port();
+            let shown = listening_tcp_on(port, 8).unwrap();
+            let fact = shown.iter().find(|fact| fact.port == port).unwrap();
+            let cookie = fact.cookie.unwrap();
+            assert!(multipath_listeners(1024).unwrap().contains(&cookie) && !found.contains(&cookie));
+        }
+        let plain = find(&listening_tcp(1024).unwrap(), &plain);
+        assert!(!multipath_listeners(1024).unwrap().contains(&plain.cookie.unwrap()));
     }
 
     fn ipv6_listener(address: &str, only_v6: bool) -> Socket {

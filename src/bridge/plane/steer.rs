@@ -68,9 +68,9 @@ pub(super) struct Steer {
     pub(super) inode: u64,
     /// What else is to be said of this kernel.
     pub(super) variant: String,
-    /// Listeners that are older than the programs, by cookie. Their end is told by the kernel otherwise.
-    seeded: HashSet<u64>,
-    /// That way; none when the last of them is gone, for it costs every connection's end.
+    /// Listeners that are older than the programs, and whose end these do not hear of, by cookie.
+    unheard: HashSet<u64>,
+    /// By which it is heard of; none when the last of them is gone, for it costs every connection's end.
     closed: Option<Subscription>,
     /// Tells when the programs have found more listeners than they have room for.
     alarm: Option<Alarm>,
@@ -147,7 +147,7 @@ impl Steer {
             steering,
             inode,
             variant,
-            seeded: HashSet::new(),
+            unheard: HashSet::new(),
             closed: Some(closed),
             alarm,
             rules: BTreeMap::new(),
@@ -163,28 +163,33 @@ impl Steer {
 
     /// Counts the listeners that are there.
     fn seed(&mut self) -> io::Result<()> {
-        for fact in listeners()? {
-            let (Some(cookie), Some(class)) = (fact.cookie, Class::of(fact.address)) else { continue };
-            if read(&self.steering).seed(cookie, fact.port, class)? {
-                self.seeded.insert(cookie);
+        let mut heard = HashSet::new();
+        let held = sock_diag::multipath_listeners(limits::LISTENERS_READ)?;
+        {
+            let steering = read(&self.steering);
+            for fact in listeners()? {
+                let (Some(cookie), Some(class)) = (fact.cookie, Class::of(fact.address)) else { continue };
+                if steering.seed(cookie, fact.port, class)? {
+                    let is_heard = steering.hears_of_ends() && !held.contains(&cookie);
+                    if is_heard { &mut heard } else { &mut self.unheard }.insert(cookie);
+                }
             }
         }
-        self.forget_ended()
+        // One of them may have ended before it was counted.
+        forget_ended(&self.steering, &mut heard)?;
+        self.forget_unheard()
     }
 
-    /// Uncounts what the programs do not see ending.
-    fn forget_ended(&mut self) -> io::Result<()> {
-        let there: HashSet<u64> = listeners()?.iter().filter_map(|fact| fact.cookie).collect();
-        for ended in self.seeded.extract_if(|cookie| !there.contains(cookie)) {
-            read(&self.steering).forget(ended)?;
-        }
-        if self.seeded.is_empty() {
+    /// Uncounts what the programs do not hear the end of.
+    fn forget_unheard(&mut self) -> io::Result<()> {
+        forget_ended(&self.steering, &mut self.unheard)?;
+        if self.unheard.is_empty() {
             self.closed = None;
         }
         Ok(())
     }
 
-    /// Readable when a listener may have ended that the programs do not see.
+    /// Readable when a listener may have ended of which the programs do not hear.
     pub(super) fn closed(&self) -> Option<BorrowedFd<'_>> {
         self.closed.as_ref().map(AsFd::as_fd)
     }
@@ -193,14 +198,14 @@ impl Steer {
     pub(super) fn attend_closed(&mut self) {
         let Some(closed) = &self.closed else { return };
         let mut is_ours = false;
-        let is_lost = closed.drain_cookies(|cookie| is_ours |= self.seeded.contains(&cookie));
+        let is_lost = closed.drain_cookies(|cookie| is_ours |= self.unheard.contains(&cookie));
         if is_ours || is_lost {
             self.uncount_ended();
         }
     }
 
     fn uncount_ended(&mut self) {
-        let forgotten = self.forget_ended();
+        let forgotten = self.forget_unheard();
         self.doubt.uncounted = forgotten.is_err();
         if let Err(error) = forgotten {
             tracing::warn!(%error, "bridge: the listeners cannot be known");
@@ -359,6 +364,18 @@ impl Steer {
     }
 }
 
+/// Uncounts those that do not listen any more.
+fn forget_ended(steering: &RwLock<Steering>, listened: &mut HashSet<u64>) -> io::Result<()> {
+    if listened.is_empty() {
+        return Ok(());
+    }
+    let there: HashSet<u64> = listeners()?.iter().filter_map(|fact| fact.cookie).collect();
+    for ended in listened.extract_if(|cookie| !there.contains(cookie)) {
+        read(steering).forget(ended)?;
+    }
+    Ok(())
+}
+
 fn too_many_addresses(count: usize, error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::E2BIG) => {
@@ -422,6 +439,35 @@ mod tests {
     fn rings(steer: &Steer) -> bool {
         let mut readable = [PollFd::new(steer.alarm().unwrap(), PollFlags::POLLIN)];
         poll(&mut readable, PollTimeout::ZERO).unwrap() == 1
+    }
+
+    fn counts(steer: &Steer, listener: &TcpListener) -> (u32, u32) {
+        let counts = read(&steer.steering).port(listener.local_addr().unwrap().port());
+        (counts.v4, counts.v6)
+    }
+
+    #[test]
+    fn older_listeners_cost_no_messages_unless_the_kernel_holds_one() {
+        alone();
+        let older = TcpListener::bind("0.0.0.0:0").unwrap();
+        let (steer, _socket) = steering(1024);
+        assert!(steer.closed().is_none());
+        assert_eq!(counts(&steer, &older), (1, 0));
+        let number = older.local_addr().unwrap().port();
+        drop((older, steer));
+
+        let multipath = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)).unwrap();
+        multipath.bind(&SocketAddr::from(([0, 0, 0, 0], number)).into()).unwrap();
+        multipath.listen(1).unwrap();
+        let multipath = TcpListener::from(multipath);
+        let (mut steer, _socket) = steering(1024);
+        assert_eq!(counts(&steer, &multipath), (1, 0));
+        drop(multipath);
+        let mut readable = [PollFd::new(steer.closed().expect("its end is told in another way"), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut readable, PollTimeout::from(30_000u16)).unwrap(), 1);
+        steer.attend_closed();
+        assert_eq!(read(&steer.steering).port(number).v4, 0);
+        assert!(steer.closed().is_none());
     }
 
     #[test]

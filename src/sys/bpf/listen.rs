@@ -1,4 +1,4 @@
-//! A program that tells when TCP sockets begin and cease to listen, in every network namespace.
+//! Programs that tell when TCP sockets begin and cease to listen, in every network namespace.
 //!
 //! The kernel calls sock_ops programs at set points of a TCP socket's life. This one asks, when a socket begins to listen, to be called
 //! for the changes of its state too, and writes a record for both. It changes nothing else: `reply` stays as others left it,
@@ -6,6 +6,9 @@
 //!
 //! A connection inherits its listener's wish to be called for changes of state, so the program also runs three or four times
 //! in the life of each accepted connection; that is eight instructions each time.
+//!
+//! A listener that is older than the program has no such wish. A second program, which is called when the last descriptor of a
+//! socket is closed, tells of the end of those that it has been given ([`ListenEvents::follow`]).
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
@@ -13,17 +16,23 @@ use std::{
 };
 
 use super::{
-    Assembler, Condition, Helper, Instruction, Link, Map, Missing, Program, ProgramKind,
-    Register::{R0, R1, R2, R3, R6, R7, R8, R9},
+    Arithmetic, Assembler, Condition, Helper, Instruction, Link, Map, Missing, Program, ProgramKind,
+    Register::{R0, R1, R2, R3, R6, R7, R8, R9, R10},
     Ring, Taken, Width, open_cgroup,
     sock_ops::{FAMILY, LOCAL_PORT, ask_for_changes, tell_apart},
+    sock_release,
 };
-use crate::limits;
+use crate::{facts::SocketFact, limits};
 
 /// A record: what happened, family, port, network namespace, socket.
 const RECORD: usize = 24;
 const LISTENS: i32 = 1;
 const CLOSES: i32 = 2;
+
+/// Bytes of what is kept of a listener that is older: family and port, as in a record.
+const FOLLOWED: usize = 4;
+/// On the stack: a socket's cookie.
+const COOKIE: i16 = -8;
 
 /// What became of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +52,7 @@ pub struct ListenEvent {
     pub ipv6: bool,
     /// Its port.
     pub port: u16,
-    /// Its network namespace (SO_NETNS_COOKIE), which kernels before 5.15 do not tell.
+    /// Its network namespace (SO_NETNS_COOKIE), which kernels before 5.15 do not tell, and none of what is followed.
     pub netns_cookie: Option<u64>,
     /// The socket itself (SO_COOKIE, and in sock_diag's answers).
     pub socket_cookie: u64,
@@ -70,11 +79,13 @@ impl ListenEvent {
     }
 }
 
-/// The program, attached, and its records. It is gone from the kernel when this is dropped, and with the process.
+/// The programs, attached, and their records. They are gone from the kernel when this is dropped, and with the process.
 #[derive(Debug)]
 pub struct ListenEvents {
     ring: Ring,
     _link: Link,
+    /// Cookies of listeners that are older than the first program, for the second one; none where the kernel does not take that.
+    followed: Option<(Map, Link)>,
 }
 
 impl ListenEvents {
@@ -89,9 +100,20 @@ impl ListenEvents {
         // Which functions a kernel has for such programs is known by loading one.
         let load = |with_netns| Program::load(kind, &program(map.0.as_fd(), with_netns)?);
         let program = load(true).or_else(|error| load(false).map_err(|_| error))?;
+        let followed = attach_followed(map.0.as_fd(), directory.as_fd()).ok();
         let ring = Ring::new(map).map_err(Missing::Mapping)?;
         let link = program.attach_to_cgroup(directory.as_fd())?;
-        Ok(Self { ring, _link: link })
+        Ok(Self { ring, _link: link, followed })
+    }
+
+    /// Has the end of a listener that is older than this be told as well, unless it was closed before; says whether it will be. Not for one
+    /// that the kernel holds for a multipath socket ([`crate::sys::sock_diag::multipath_listeners`]): of that nothing is told.
+    pub fn follow(&self, listener: &SocketFact) -> bool {
+        let (Some((table, _)), Some(cookie)) = (&self.followed, listener.cookie) else { return false };
+        let family = if listener.address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u16;
+        let ([a, b], [c, d]) = (family.to_ne_bytes(), listener.port.to_ne_bytes());
+        // No room is among what fails.
+        table.insert(&cookie.to_ne_bytes(), &[a, b, c, d]).is_ok()
     }
 
     /// Hands over every event that is there now.
@@ -157,6 +179,42 @@ fn program(map: BorrowedFd<'_>, with_netns: bool) -> Result<Vec<Instruction>, su
     code.finish()
 }
 
+fn attach_followed(ring: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> Result<(Map, Link), Missing> {
+    let table = Map::hash("guestd_followed", size_of::<u64>(), FOLLOWED, limits::LISTENERS)?;
+    let program = Program::load(ProgramKind::sock_release("guestd_followed"), &followed_program(ring, table.as_fd())?)?;
+    let link = program.attach_to_cgroup(cgroup)?;
+    Ok((table, link))
+}
+
+/// The second program.
+fn followed_program(ring: BorrowedFd<'_>, table: BorrowedFd<'_>) -> Result<Vec<Instruction>, super::AssemblyError> {
+    let mut code = Assembler::default();
+    let end = code.label();
+    sock_release::find(&mut code, table, COOKIE, end);
+    code.load(Width::U32, R7, R0, 0);
+    code.load_map(R1, table);
+    code.set(R2, R10);
+    code.calculate(Arithmetic::Add, R2, i32::from(COOKIE));
+    code.call(Helper::MapDelete);
+    code.load_map(R1, ring);
+    code.set(R2, RECORD as i32);
+    code.set(R3, 0);
+    code.call(Helper::RingReserve);
+    code.jump_if(Condition::Equal, R0, 0, end);
+    code.store(Width::U32, R0, 0, CLOSES);
+    code.store(Width::U32, R0, 4, R7);
+    code.store(Width::U64, R0, 8, 0);
+    code.load(Width::U64, R1, R10, COOKIE);
+    code.store(Width::U64, R0, 16, R1);
+    code.set(R1, R0);
+    code.set(R2, 0);
+    code.call(Helper::RingSubmit);
+    code.place(end);
+    code.set(R0, 1);
+    code.exit();
+    code.finish()
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -164,7 +222,7 @@ mod tests {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
-    use crate::sys::{bpf::BpfError, cgroup};
+    use crate::sys::{bpf::BpfError, cgroup, sock_diag};
 
     fn attached() -> ListenEvents {
         ListenEvents::attach(&cgroup::root().unwrap()).unwrap()
@@ -197,6 +255,42 @@ mod tests {
             let told: Vec<_> = found.iter().map(|event| (event.change, event.ipv6, event.socket_cookie)).collect();
             assert_eq!(told, [(Change::Listens, ipv6, cookie), (Change::Closes, ipv6, cookie)]);
             assert!(found[0].netns_cookie.is_some() && found[0].netns_cookie == found[1].netns_cookie);
+        }
+    }
+
+    #[test]
+    fn end_of_an_older_listener_is_told_if_it_is_followed() {
+        let facts = |listener: &TcpListener| {
+            let port = listener.local_addr().unwrap().port();
+            sock_diag::listening_tcp_on(port, 8).unwrap().into_iter().find(|fact| fact.port == port).unwrap()
+        };
+        for (address, ipv6) in [("127.0.0.1:0", false), ("[::1]:0", true)] {
+            let (older, other, shut) = (
+                TcpListener::bind(address).unwrap(),
+                TcpListener::bind(address).unwrap(),
+                TcpListener::bind(address).unwrap(),
+            );
+            let mut source = attached();
+            assert!(source.follow(&facts(&older)) && source.follow(&facts(&shut)));
+            let port = older.local_addr().unwrap().port();
+            let cookie = socket2::SockRef::from(&older).cookie().unwrap();
+            // It has a descriptor left.
+            drop(older.try_clone().unwrap());
+            let client = TcpStream::connect(older.local_addr().unwrap()).unwrap();
+            drop((client, older.accept().unwrap()));
+            let unfollowed = other.local_addr().unwrap().port();
+            drop((other, older));
+            let found = events(&mut source, port, 1);
+            let expected =
+                ListenEvent { change: Change::Closes, ipv6, port, netns_cookie: None, socket_cookie: cookie };
+            assert_eq!(found, [expected]);
+            let port = shut.local_addr().unwrap().port();
+            socket2::SockRef::from(&shut).shutdown(std::net::Shutdown::Read).unwrap();
+            let mut all = Vec::new();
+            source.read(|event| all.push(event.port));
+            assert!(!all.contains(&unfollowed) && !all.contains(&port), "{all:?}");
+            drop(shut);
+            assert_eq!(events(&mut source, port, 1)[0].change, Change::Closes);
         }
     }
 

@@ -19,6 +19,7 @@ mod object;
 mod program;
 mod ring;
 mod sock_ops;
+mod sock_release;
 pub mod steer;
 
 pub use assembler::{Assembler, AssemblyError, Helper, Label};

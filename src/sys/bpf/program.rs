@@ -74,6 +74,11 @@ impl ProgramKind {
         Self { program: 13, attach: 3, name }
     }
 
+    /// BPF_PROG_TYPE_CGROUP_SOCK at BPF_CGROUP_INET_SOCK_RELEASE, Linux 5.9.
+    pub const fn sock_release(name: &'static str) -> Self {
+        Self { program: 9, attach: 34, name }
+    }
+
     /// BPF_PROG_TYPE_SK_LOOKUP at BPF_SK_LOOKUP, Linux 5.9.
     pub const fn sk_lookup(name: &'static str) -> Self {
         Self { program: 30, attach: 36, name }

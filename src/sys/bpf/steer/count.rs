@@ -15,7 +15,8 @@
 //! Who puts a socket into the table counts it, and who takes it out uncounts it, be it this program or guestd with what it finds
 //! at its start: whichever comes first, each socket counts once. A count is added before `changes`.
 //!
-//! The kernel calls it when the socket is in its table and listen(2) has not returned, and before it takes it out again.
+//! The kernel calls it when the socket is in its table and listen(2) has not returned, and before it takes it out again. Of a listener that is
+//! older it tells neither; the end of those is told by a second program, which is called when the last descriptor is closed.
 
 use std::os::fd::BorrowedFd;
 
@@ -26,6 +27,7 @@ use crate::sys::bpf::{
     Width,
     map::NO_EXIST,
     sock_ops::{FAMILY, LOCAL_IP4, LOCAL_IP6, LOCAL_PORT, ask_for_changes, tell_apart},
+    sock_release,
 };
 
 /// On the stack: the socket's cookie; how it is counted (port, class); a port as a key.
@@ -70,14 +72,7 @@ pub(super) fn program(
     address(&mut code, R2, COOKIE);
     code.call(Helper::MapLookup);
     code.jump_if(Condition::Equal, R0, 0, fresh);
-    code.load(Width::U32, R7, R0, 0);
-    code.load(Width::U32, R8, R0, 4);
-    code.load_map(R1, listeners);
-    address(&mut code, R2, COOKIE);
-    code.call(Helper::MapDelete);
-    // Taken out by another meanwhile, who uncounts it.
-    code.jump_if(Condition::Different, R0, 0, fresh);
-    count(&mut code, ports, -1);
+    uncount(&mut code, ports, listeners, fresh);
 
     code.place(fresh);
     code.jump_if(Condition::Equal, R9, 0, end);
@@ -120,6 +115,33 @@ pub(super) fn program(
     code.set(R0, 1);
     code.exit();
     code.finish()
+}
+
+/// The same for listeners that are older than that one: a program for the end of sockets.
+pub(super) fn release_program(
+    ports: BorrowedFd<'_>,
+    listeners: BorrowedFd<'_>,
+) -> Result<Vec<Instruction>, AssemblyError> {
+    let mut code = Assembler::default();
+    let end = code.label();
+    sock_release::find(&mut code, listeners, COOKIE, end);
+    uncount(&mut code, ports, listeners, end);
+    code.place(end);
+    code.set(R0, 1);
+    code.exit();
+    code.finish()
+}
+
+/// Takes the socket whose cookie is on the stack out of the table, in which R0 is the address of its value, and uncounts it. Goes to `taken` if another
+/// has taken it out meanwhile, who uncounts it.
+fn uncount(code: &mut Assembler, ports: BorrowedFd<'_>, listeners: BorrowedFd<'_>, taken: Label) {
+    code.load(Width::U32, R7, R0, 0);
+    code.load(Width::U32, R8, R0, 4);
+    code.load_map(R1, listeners);
+    address(code, R2, COOKIE);
+    code.call(Helper::MapDelete);
+    code.jump_if(Condition::Different, R0, 0, taken);
+    count(code, ports, -1);
 }
 
 /// `register = the stack's address + offset`

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   listen(2), close ──> count (sock_ops, at the cgroup tree's root) ──┐
+//!   close of what is older ──> release (cgroup/sock_release) ──────────┤
 //!   guestd: seed, forget (what is older) ──────────────────────────────┼──> listeners: cookie -> port, class
 //!   guestd: flags ──> ports: v4, v6, v6_loopback, flags, changes <─────┘
 //!                        │                └─ steered ──> bind (cgroup/bind6): SO_REUSEADDR for whoever binds the port
@@ -70,6 +71,8 @@ pub struct Steering {
     _lookup: Link,
     _bind: Option<Link>,
     _count: Link,
+    /// Uncounts listeners that are older than `_count`.
+    release: Option<Link>,
     ports: Ports,
     /// Socket cookie -> how it was counted.
     listeners: Map,
@@ -136,6 +139,9 @@ impl Steering {
         ports.set_doubt(Doubt::OwnAddresses, true);
         let count = count.attach_to_cgroup(cgroup.as_fd())?;
         let lookup = lookup.attach_to_netns(netns.as_fd())?;
+        let release = (!kernel.no_releases).then(|| attach_release(&ports, &listeners, cgroup.as_fd()));
+        // Without it the caller hears of ends in another way.
+        let release = release.and_then(Result::ok);
         let bind = attach_bind(&ports, cookie, cgroup.as_fd());
         let (bind, no_rebind) = match bind {
             Ok(bind) => (Some(bind), None),
@@ -145,6 +151,7 @@ impl Steering {
             _lookup: lookup,
             _bind: bind,
             _count: count,
+            release,
             ports,
             listeners,
             own_addresses: (own, HashSet::new()),
@@ -156,6 +163,12 @@ impl Steering {
     /// What this kernel's programs can do.
     pub fn variant(&self) -> &Variant {
         &self.variant
+    }
+
+    /// The end of a seeded listener that a process holds uncounts it by itself. Without it (another BPF in the way), and of one that the kernel holds on a process's behalf
+    /// ([`crate::sys::sock_diag::multipath_listeners`]), [`Steering::forget`] must.
+    pub fn hears_of_ends(&self) -> bool {
+        self.release.is_some()
     }
 
     /// How a port is to be steered: [`AUTO`], [`RULE`], [`NOT_LOOPBACK`], or not at all: 0. Holds from the next connection on. Port 0 is none.
@@ -185,8 +198,9 @@ impl Steering {
 
     /// Counts a listener that sock_diag has shown, unless it is counted, and says whether it was not. `cookie` is its socket cookie.
     ///
-    /// One that ended after it was shown is counted for ever unless [`Steering::forget`] is called for it, so: begin to hear of ends
-    /// (sock_diag's multicast groups), dump, seed, dump again, forget what is not shown any more; then for each end heard of, forget it.
+    /// One that ended after it was shown is counted for ever unless [`Steering::forget`] is called for it, so: dump, seed, dump again, forget what
+    /// is not shown any more. Where an end does not uncount it ([`Steering::hears_of_ends`]), begin before that to hear of ends in another way (sock_diag's multicast
+    /// groups), and forget it then.
     ///
     /// # Errors
     /// Those of bpf(2). No room for more listeners is none. After both nothing is steered, see [`Steering::is_full`].
@@ -284,6 +298,8 @@ struct Kernel {
     no_cookies: bool,
     /// It does not tell interfaces.
     no_interfaces: bool,
+    /// It does not tell when sockets end.
+    no_releases: bool,
 }
 
 /// Which functions and fields a kernel has for a program is known by loading one.
@@ -319,6 +335,11 @@ fn load_lookup(
         return Ok((program, true));
     }
     load(false).map(|program| (program, false))
+}
+
+fn attach_release(ports: &Ports, listeners: &Map, cgroup: BorrowedFd<'_>) -> Result<Link, Missing> {
+    let code = count::release_program(ports.as_fd(), listeners.as_fd())?;
+    Ok(Program::load(ProgramKind::sock_release("guestd_release"), &code)?.attach_to_cgroup(cgroup)?)
 }
 
 /// Attaches the program for bind(2), or says why there is none to be had.

@@ -15,7 +15,7 @@ use crate::{
     limits,
     sys::{
         bpf::steer::{AUTO, Alarm, Class, Kernel, PortCounts, RULE, Steering},
-        sock_diag,
+        cgroup, sock_diag,
     },
 };
 
@@ -28,6 +28,10 @@ fn counts(steering: &Steering, port: u16) -> (u32, u32, u32) {
 
 fn cookie(listener: &TcpListener) -> u64 {
     SockRef::from(listener).cookie().unwrap()
+}
+
+fn attach(bridge: &TcpListener, kernel: &Kernel) -> Steering {
+    Steering::attach_with(bridge.as_fd(), &cgroup::root().unwrap(), 1024, kernel).unwrap()
 }
 
 /// What the bridge does at its start.
@@ -162,8 +166,8 @@ fn listeners_of_other_namespaces_do_not_count_where_the_kernel_tells_them() {
 fn listener_that_is_older_counts_once_it_is_seeded_and_until_it_is_forgotten() {
     let outside = super::rig::enter();
     let (older, bridge) = (listen("0.0.0.0", PORT, false), super::rig::bridge());
-    let root = crate::sys::cgroup::root().unwrap();
-    let steering = Steering::attach(std::os::fd::AsFd::as_fd(&bridge), &root, 1024).unwrap();
+    let steering = attach(&bridge, &Kernel { no_releases: true, ..Kernel::default() });
+    assert!(!steering.hears_of_ends());
     let younger = listen("::", PORT, true);
     assert_eq!(counts(&steering, PORT), (0, 1, 0));
     for _ in 0..2 {
@@ -184,6 +188,33 @@ fn listener_that_is_older_counts_once_it_is_seeded_and_until_it_is_forgotten() {
     assert_eq!(counts(&steering, PORT), (0, 0, 0));
     assert!(!steering.forget(gone).unwrap());
     assert_eq!(counts(&steering, PORT), (0, 0, 0));
+    drop(outside);
+}
+
+#[test]
+fn end_of_a_listener_that_is_older_uncounts_it_where_the_kernel_tells_of_ends() {
+    let outside = super::rig::enter();
+    let older = listen("0.0.0.0", PORT, false);
+    // Of one that is shut down first, and of one that another process has, too.
+    let (shut, shared) = (listen("::", PORT, true), listen("0.0.0.0", PORT + 1, false));
+    let bridge = super::rig::bridge();
+    let steering = attach(&bridge, &Kernel::default());
+    assert!(steering.hears_of_ends());
+    seed(&steering);
+    assert_eq!((counts(&steering, PORT), counts(&steering, PORT + 1)), ((1, 1, 0), (1, 0, 0)));
+    // The ends of connections are not theirs.
+    let client = std::net::TcpStream::connect(("127.0.0.1", PORT)).unwrap();
+    drop((client, older.accept().unwrap()));
+    let kept = shared.try_clone().unwrap();
+    drop(shared);
+    assert_eq!((counts(&steering, PORT), counts(&steering, PORT + 1)), ((1, 1, 0), (1, 0, 0)));
+    drop((older, kept));
+    assert_eq!((counts(&steering, PORT), counts(&steering, PORT + 1)), ((0, 1, 0), (0, 0, 0)));
+    SockRef::from(&shut).shutdown(std::net::Shutdown::Read).unwrap();
+    let gone = cookie(&shut);
+    drop(shut);
+    assert_eq!(counts(&steering, PORT), (0, 0, 0));
+    assert!(!steering.forget(gone).unwrap());
     drop(outside);
 }
 
