@@ -5,7 +5,12 @@
 //!           registry                                                   completed, execs ended at the deadline
 //! ```
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::Context;
 use tokio::{
@@ -54,7 +59,20 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
         tracing::warn!(%problem, "configuration");
     }
 
+    // Before anything is touched: it fails where another agent has it.
     let unix = UnixEndpoint::bind(&config.socket)?;
+    // What takes its time goes on while all else is put together.
+    let reach = reach(&config);
+    let saved = saved_generation(&config, reach);
+    let seen = Arc::new(OnceLock::<watch::Receiver<Arc<Observation>>>::new());
+    let sshd = {
+        let seen = Arc::clone(&seen);
+        move || seen.get().map(|seen| named(&seen.borrow(), "sshd")).unwrap_or_default()
+    };
+    let (mut keys_task, keys) = KeysTask::new(Path::new("/"), Box::new(sshd)).context("opening the root directory")?;
+    // By the configuration it may still be the VM that it was branched from.
+    let own_keys = keys_task.begin(config.host_keys, saved.identity.vm_id.clone());
+
     let own = OwnSockets::default();
     let settings = Settings {
         auto: config.bridge_auto,
@@ -65,10 +83,7 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     let (mut bridge, bridge_handle) = Bridge::new(settings, own.clone(), plane_settings(&config));
     bridge.find_planes().await;
     let watch = WatchSettings { events: config.listener_events, poll_interval: config.poll_interval };
-    let watcher = Watcher::spawn(watch, own).context("starting the listeners' thread")?;
-    let observations = watcher.observations();
-    let sshd = move || named(&observations.borrow(), "sshd");
-    let (keys_task, keys) = KeysTask::new(Path::new("/"), Box::new(sshd)).context("opening the root directory")?;
+    let watcher = tokio::task::spawn_blocking(move || Watcher::spawn(watch, own));
     let (cgroup_parent, cgroup) = exec_cgroups();
     let (vsock_state, vsock) = watch::channel(Part::Off("`vsock.enabled` is false".to_owned()));
     let (address_state, guest_address) = watch::channel(Part::Off("`ip6` is not set".to_owned()));
@@ -85,11 +100,12 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     };
     let env = Arc::new(EnvStore::new(&config.generation_root));
     let execs = Execs::new(exec_config);
-    let reach = reach(&config);
-    let saved = saved_generation(&config, reach);
     execs.set_vm_id(saved.identity.vm_id.clone());
     execs.restore_generation(saved.machine.id());
     let names = Arc::new(Names::new(&config));
+    let watcher = watcher.await.map_err(io::Error::other).flatten().context("starting the listeners' thread")?;
+    // The first time.
+    let _ = seen.set(watcher.observations());
     let parts = Parts {
         root: config.generation_root.clone(),
         reach,
@@ -176,8 +192,9 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     }
     let registry = registry.map(|registry| tokio::spawn(registry.run(drain.clone())));
 
-    // Before whoever waits for this agent starts sshd.
-    let has_new_host_key = own_keys(&agent).await;
+    // Before whoever waits for this agent starts sshd. What fails is told in health, and does not hold the VM up.
+    let applied = own_keys.await.inspect_err(|error| tracing::warn!(%error, "the VM's own keys"));
+    let has_new_host_key = applied.is_ok_and(|applied| applied.host_keys_made && applied.sshd_told == 0);
 
     let ready = agent.phase.ready();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), seconds_since_boot = ready, "ready");
@@ -264,16 +281,6 @@ async fn follow_vm_id(
         }
     };
     stop.run_until_cancelled(follow).await;
-}
-
-/// Has this VM's host keys and identity be its own, and says whether there is a new host key. What fails is told in health, and does not
-/// hold the VM up.
-async fn own_keys(agent: &Agent) -> bool {
-    // By the configuration it may still be the VM that it was branched from.
-    let vm_id = agent.generation.identity().vm_id.clone();
-    let applied = agent.keys.apply(agent.config.host_keys, vm_id).await;
-    let applied = applied.inspect_err(|error| tracing::warn!(%error, "the VM's own keys"));
-    applied.is_ok_and(|applied| applied.host_keys_made && applied.sshd_told == 0)
 }
 
 /// Processes of this name that listen in the VM's own network namespace.

@@ -147,7 +147,9 @@ impl Link {
         let (ours, its) = StdStream::pair()?;
         ours.set_nonblocking(true)?;
         let stream = UnixStream::from_std(ours)?;
-        let mut child = settings.command(identity, its.into()).spawn()?;
+        // It stands still until the new process has its program, which an agent that starts has no time for.
+        let mut command = settings.command(identity, its.into());
+        let mut child = tokio::task::spawn_blocking(move || command.spawn()).await.map_err(io::Error::other)??;
         let mut link = Self::new(stream, child.id().cast_signed());
         match link.begin(know).await {
             Ok(()) => Ok((link, child)),

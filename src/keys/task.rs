@@ -16,7 +16,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -73,6 +76,8 @@ pub struct KeysTask {
     files: Arc<Files>,
     jobs: mpsc::Receiver<Job>,
     trouble: Arc<watch::Sender<Trouble>>,
+    /// What was begun before.
+    begun: Option<JoinHandle<()>>,
 }
 
 impl KeysTask {
@@ -85,13 +90,36 @@ impl KeysTask {
         let (send_job, jobs) = mpsc::channel(QUEUED_JOBS);
         let trouble = Arc::new(watch::Sender::default());
         let handle = KeysHandle { jobs: send_job, trouble: Arc::clone(&trouble) };
-        Ok((Self { files, jobs, trouble }, handle))
+        Ok((Self { files, jobs, trouble, begun: None }, handle))
+    }
+
+    /// Begins at once with what is done before all else, on a thread of its own: takes away what is half-written, and does as [`KeysHandle::apply`].
+    /// What becomes of that is given when it is done, whether the task runs by then or not.
+    pub fn begin(
+        &mut self,
+        policy: HostKeyPolicy,
+        vm_id: Option<String>,
+    ) -> impl Future<Output = Result<Applied, KeysError>> + use<> {
+        let (files, trouble) = (Arc::clone(&self.files), Arc::clone(&self.trouble));
+        let (answer, answered) = oneshot::channel();
+        self.begun = Some(tokio::task::spawn_blocking(move || {
+            sweep(&files);
+            let result = files.own.apply(&files.store, policy, vm_id.as_deref(), now());
+            note(&trouble, &result);
+            // The caller may have gone; what was done stands.
+            let _ = answer.send(result);
+        }));
+        async { answered.await.unwrap_or(Err(KeysError::Stopped)) }
     }
 
     /// Does jobs until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let timer = WallTimer::new().inspect_err(|error| tracing::warn!(%error, "keys: no timer")).ok();
-        self.aside(sweep).await;
+        match self.begun.take() {
+            // Whoever waits for it is told of its panic.
+            Some(begun) => drop(begun.await),
+            None => drop(self.aside(sweep).await),
+        }
         loop {
             let next = self.expire().await;
             let set = timer.as_ref().map(|timer| timer.set(next));
@@ -133,6 +161,15 @@ impl KeysTask {
         let files = Arc::clone(&self.files);
         tokio::task::spawn_blocking(move || work(&files)).await.ok()
     }
+}
+
+/// Has health tell how it stands with the VM's own keys.
+fn note(trouble: &watch::Sender<Trouble>, applied: &Result<Applied, KeysError>) {
+    trouble.send_modify(|trouble| {
+        let failed = applied.as_ref().err();
+        trouble.own = failed.map(|error| format!("the VM's own keys are not all made: {error}"));
+        trouble.untold = applied.as_ref().ok().and_then(|applied| applied.note.clone());
+    });
 }
 
 fn sweep(files: &Files) {
@@ -186,11 +223,7 @@ impl KeysHandle {
     /// Some key could not be made. To call it again does what is missing.
     pub async fn apply(&self, policy: HostKeyPolicy, vm_id: Option<String>) -> Result<Applied, KeysError> {
         let result = self.ask(move |files| files.own.apply(&files.store, policy, vm_id.as_deref(), now())).await;
-        self.trouble.send_modify(|trouble| {
-            let failed = result.as_ref().err();
-            trouble.own = failed.map(|error| format!("the VM's own keys are not all made: {error}"));
-            trouble.untold = result.as_ref().ok().and_then(|applied| applied.note.clone());
-        });
+        note(&self.trouble, &result);
         result
     }
 

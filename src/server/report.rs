@@ -101,6 +101,14 @@ impl Phase {
         self.draining.store(true, Relaxed);
     }
 
+    /// None between start and shutdown.
+    fn other_than_work(&self) -> Option<Status> {
+        if self.draining.load(Relaxed) {
+            return Some(Status::Draining);
+        }
+        self.ready_secs().is_none().then_some(Status::Starting)
+    }
+
     fn ready_secs(&self) -> Option<f64> {
         self.ready_secs.get().copied()
     }
@@ -116,7 +124,11 @@ fn since_boot() -> f64 {
 impl Agent {
     /// The health report. `checks` are for those who have the token.
     pub async fn health(&self, with_checks: bool) -> Health {
-        self.health_with(&self.init.known().await, with_checks)
+        match self.phase.other_than_work() {
+            // Who waits for a VM asks again and again, and what is looked at for an answer is what the start itself needs.
+            Some(Status::Starting) => self.health_of(Status::Starting, Vec::new()),
+            _ => self.health_with(&self.init.known().await, with_checks),
+        }
     }
 
     fn health_with(&self, init: &Known, with_checks: bool) -> Health {
@@ -146,19 +158,17 @@ impl Agent {
             memory: &memory::look(),
             ipv6_in_kernel: has_ipv6(),
         });
-        let status = if self.phase.draining.load(Relaxed) {
-            Status::Draining
-        } else if self.phase.ready_secs().is_none() {
-            Status::Starting
-        } else {
-            sum
-        };
+        let status = self.phase.other_than_work().unwrap_or(sum);
+        self.health_of(status, if with_checks { checks } else { Vec::new() })
+    }
+
+    fn health_of(&self, status: Status, checks: Vec<Check>) -> Health {
         Health {
             status,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_secs: since_boot(),
             ready_after_boot_secs: self.phase.ready_secs(),
-            checks: if with_checks { checks } else { Vec::new() },
+            checks,
         }
     }
 

@@ -1,8 +1,8 @@
 //! In which order services start, and stop. Pure.
 
-use super::Definition;
+use super::{AGENT, Definition};
 
-/// Services sorted by name, with those that none can wait for taken out of each `after`; and what is wrong, by name.
+/// Services sorted by name, with those that none can wait for taken out of each `after`; and what is wrong, by name. The agent is there always.
 ///
 /// A service that waits for one that is not there, or for itself by way of others, is started all the same.
 pub(in crate::init) fn sorted(mut services: Vec<Definition>) -> (Vec<Definition>, Vec<(String, String)>) {
@@ -11,7 +11,8 @@ pub(in crate::init) fn sorted(mut services: Vec<Definition>) -> (Vec<Definition>
     let names: Vec<String> = services.iter().map(|service| service.name.clone()).collect();
     let mut problems = Vec::new();
     for service in &mut services {
-        let (known, unknown): (Vec<_>, Vec<_>) = service.after.drain(..).partition(|name| names.contains(name));
+        let is_there = |name: &String| name == AGENT || names.contains(name);
+        let (known, unknown): (Vec<_>, Vec<_>) = service.after.drain(..).partition(is_there);
         service.after = known;
         problems.extend(unknown.into_iter().map(|name| {
             (service.name.clone(), format!("it comes after `{name}`, which is no service; it is started without"))
@@ -87,6 +88,14 @@ mod tests {
         assert!(!may_stop("db", &services, |name| name == "web"));
         assert!(may_stop("db", &services, |_| false));
         assert!(may_stop("web", &services, |_| true));
+    }
+
+    #[test]
+    fn a_service_can_wait_for_the_agent() {
+        let (services, problems) = sorted(vec![service("sshd", &[AGENT])]);
+        assert_eq!(problems, []);
+        assert!(!may_start(&services[0], |_| false));
+        assert!(may_start(&services[0], |name| name == AGENT));
     }
 
     #[test]

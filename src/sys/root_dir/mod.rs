@@ -33,7 +33,7 @@ use temporary::{Temporary, is_temporary, set_access};
 use crate::limits;
 
 /// Between two tries to lock what another process has locked.
-const LOCK_PAUSE: Duration = Duration::from_millis(5);
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// How often a resolution is tried again that raced with a rename elsewhere on the machine (EAGAIN of openat2(2)).
 const RESOLUTION_TRIES: u32 = 64;

@@ -80,7 +80,7 @@ fn services_come_up_in_order(vm: &Vm<'_>) -> Result<()> {
     ensure!(found.first().is_some_and(|first| first.name == "guestd"), "the agent is not the first: {found:#?}");
     for (name, wanted) in [
         ("guestd", ServiceState::Running),
-        ("ssh-hostkeys", ServiceState::Done),
+        ("sshd-run", ServiceState::Done),
         ("sshd", ServiceState::Running),
         ("web", ServiceState::Running),
         ("crasher", ServiceState::Stopped),
@@ -89,7 +89,9 @@ fn services_come_up_in_order(vm: &Vm<'_>) -> Result<()> {
     }
     let since =
         |name: &str| found.iter().find(|service| service.name == name).map_or(0.0, |service| service.since_secs);
-    ensure!(since("ssh-hostkeys") <= since("sshd") && since("sshd") <= since("web"), "not in their order: {found:#?}");
+    for (first, then) in [("guestd", "sshd"), ("sshd-run", "sshd"), ("sshd", "web")] {
+        ensure!(since(first) <= since(then), "{then} did not wait for {first}: {found:#?}");
+    }
     let limits = vm.sh("grep '^Max open files' /proc/$(pgrep -o sshd)/limits")?;
     ensure!(limits.split_whitespace().skip(3).take(2).eq(["1024", "524288"]), "{limits}");
     // sshd as users come to it, and a service that is neither root nor without bounds.
