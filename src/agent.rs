@@ -182,13 +182,13 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     }
     let named = agent.generation.identity();
     tasks.spawn_blocking(move || names_state.send_replace(settle_names(&names, &named)));
-    tasks.spawn(bridge.run(watcher.observations(), stop.clone()));
+    tasks.spawn(soon_after_start(bridge.run(watcher.observations(), stop.clone())));
     tasks.spawn(generations.run(stop.clone()));
     tasks.spawn(follow_vm_id(agent.generation.identities(), vm_id_changes, stop.clone()));
     if reach == Reach::All {
         tasks.spawn(detector.run(stop.clone()));
         let (growth, stop) = (Growth::new(Arc::clone(&agent.disks)), stop.clone());
-        tasks.spawn(growth.run(stop));
+        tasks.spawn(soon_after_start(growth.run(stop)));
     }
     let registry = registry.map(|registry| tokio::spawn(registry.run(drain.clone())));
 
@@ -208,7 +208,7 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
             // An agent that ends at this moment tells nobody.
             let _ = keys.tell_sshd().await;
         };
-        tasks.spawn(async move { stop.run_until_cancelled(telling).await });
+        tasks.spawn(soon_after_start(async move { stop.run_until_cancelled(telling).await }));
     }
 
     let is_interrupted = tokio::select! {
@@ -236,6 +236,12 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Lets the agent tell that it is ready before it does what nobody waits for.
+async fn soon_after_start<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::sleep(limits::UPKEEP_DELAY).await;
+    work.await
 }
 
 /// The machine is this agent's to set right where its socket is the VM's.

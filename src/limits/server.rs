@@ -64,6 +64,10 @@ pub const CONFIG_FILE_BYTES: u64 = 256 * 1024;
 /// From SIGTERM to the end of the agent: running responses are completed within it.
 pub const DRAIN_TIME: Duration = Duration::from_secs(8);
 
+/// From an agent's start to what nobody waits for: the bridge's process, growth. Begun at once, it takes the processors from the answer that the VM is
+/// ready, by some milliseconds where there are two.
+pub const UPKEEP_DELAY: Duration = Duration::from_millis(10);
+
 /// After that, for the agent's own tasks to end: the bridge resets its connections and lets its ports go. With the time that
 /// execs take to end, all is below the unit's TimeoutStopSec of 20 s.
 pub const STOP_TIME: Duration = Duration::from_secs(1);
