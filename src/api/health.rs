@@ -13,7 +13,7 @@ pub struct Health {
     pub uptime_secs: f64,
     /// Seconds from the kernel's start until the agent first answered; null while it starts.
     pub ready_after_boot_secs: Option<f64>,
-    /// Every check, the good ones too. Empty in the answer of `/health`, which needs no token.
+    /// Every check, the good ones too. Empty while the agent starts, and in the answer of `/health`, which needs no token.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<Check>,
 }

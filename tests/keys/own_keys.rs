@@ -7,8 +7,9 @@ use std::{
 
 use guestd::{
     api::HostKeyPolicy,
-    keys::{OwnKeys, SshdProcesses},
+    keys::{KeysTask, OwnKeys, SshdProcesses},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     pool::{now, store},
@@ -95,4 +96,29 @@ fn a_session_that_listens_for_what_it_forwards_is_no_sshd_to_be_told() {
     session.stdin.take().unwrap().write_all(b"still here\n").unwrap();
     assert_eq!(said.next().unwrap().unwrap(), "still here");
     assert!(session.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn what_is_begun_is_done_before_the_task_runs_and_before_any_job() {
+    let image = Image::installed();
+    std::fs::create_dir_all(image.path("root/usr/sbin")).unwrap();
+    std::fs::write(image.path("root/usr/sbin/sshd"), "OpenSSH_9.2p1").unwrap();
+    let half = image.etc("guestd/ssh/.vm_ed25519.guestd-tmp-1-1");
+    std::fs::write(&half, "half a key").unwrap();
+    let (mut task, keys) = KeysTask::new(&image.root(), Box::new(Vec::new)).unwrap();
+    let begun = task.begin(HostKeyPolicy::Renew, Some("parent".to_owned()));
+    // Nobody runs the task yet.
+    let applied = begun.await.unwrap();
+    assert!(applied.host_keys_made && applied.vm_key_made && !half.exists());
+    let parent = on_disk(&image);
+
+    let begun = task.begin(HostKeyPolicy::Renew, Some("child".to_owned()));
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(task.run(stop.clone()));
+    // Asked for at the same time, it comes after it and finds nothing to do.
+    let (applied, again) = tokio::join!(begun, keys.apply(HostKeyPolicy::Renew, Some("child".to_owned())));
+    assert!(applied.unwrap().host_keys_made && !again.unwrap().host_keys_made);
+    assert_ne!(on_disk(&image), parent);
+    stop.cancel();
+    task.await.unwrap();
 }

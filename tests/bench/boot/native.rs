@@ -29,9 +29,10 @@ const ASK_EVERY: Duration = Duration::from_micros(500);
 
 /// `$0` is a cgroup. The first `unshare` makes the namespace of users and waits for its table; the second one all else.
 const OUTER: &str = r#"echo $$ >"$0/cgroup.procs" && exec unshare --user sh -c \
-    'read go && exec unshare --pid --fork --kill-child --mount --uts --ipc --net --cgroup sh -c "$@"' sh "$@""#;
+    'read go && exec unshare --pid --fork --kill-child --mount --uts --ipc --net --cgroup \
+        env -i container=guestd PATH=/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb sh -c "$@"' sh "$@""#;
 
-/// `$0` is the tree, `$1` an empty directory, `$2` the init.
+/// `$0` is the tree, `$1` an empty directory, `$2` the init. What comes last, and is measured with it, is a static program.
 const INNER: &str = r#"set -e
 mount --make-rprivate /
 mount -t tmpfs none "$1"
@@ -50,7 +51,7 @@ mount -t cgroup2 none sys/fs/cgroup
 mount -t tmpfs none /run
 printf '[vsock]\nenabled = false\n' >etc/guestd/config.toml
 echo ready to run it
-exec env -i container=guestd PATH=/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb chroot . "$2" >/dev/null 2>&1 </dev/null"#;
+exec busybox chroot . "$2" >/dev/null 2>&1 </dev/null"#;
 
 /// An image's files, and where they are mounted.
 #[derive(Debug)]
