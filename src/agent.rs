@@ -182,13 +182,13 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     }
     let named = agent.generation.identity();
     tasks.spawn_blocking(move || names_state.send_replace(settle_names(&names, &named)));
-    tasks.spawn(soon_after_start(bridge.run(watcher.observations(), stop.clone())));
+    tasks.spawn(soon_after_start(stop.clone(), bridge.run(watcher.observations(), stop.clone())));
     tasks.spawn(generations.run(stop.clone()));
     tasks.spawn(follow_vm_id(agent.generation.identities(), vm_id_changes, stop.clone()));
     if reach == Reach::All {
         tasks.spawn(detector.run(stop.clone()));
-        let (growth, stop) = (Growth::new(Arc::clone(&agent.disks)), stop.clone());
-        tasks.spawn(soon_after_start(growth.run(stop)));
+        let growth = Growth::new(Arc::clone(&agent.disks)).run(stop.clone());
+        tasks.spawn(soon_after_start(stop.clone(), growth));
     }
     let registry = registry.map(|registry| tokio::spawn(registry.run(drain.clone())));
 
@@ -202,13 +202,13 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
 
     if has_new_host_key {
         // One that listens already, of a VM whose id was changed.
-        let (looker, keys, stop) = (agent.looker.clone(), agent.keys.clone(), stop.clone());
+        let (looker, keys, ends) = (agent.looker.clone(), agent.keys.clone(), stop.clone());
         let telling = async move {
             looker.fresh().await;
             // An agent that ends at this moment tells nobody.
             let _ = keys.tell_sshd().await;
         };
-        tasks.spawn(soon_after_start(async move { stop.run_until_cancelled(telling).await }));
+        tasks.spawn(soon_after_start(stop.clone(), async move { ends.run_until_cancelled(telling).await }));
     }
 
     let is_interrupted = tokio::select! {
@@ -238,10 +238,11 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lets the agent tell that it is ready before it does what nobody waits for.
-async fn soon_after_start<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::sleep(limits::UPKEEP_DELAY).await;
-    work.await
+/// Lets the agent tell that it is ready before it does what nobody waits for. One that ends by then does not begin.
+async fn soon_after_start(stop: CancellationToken, work: impl Future) {
+    if stop.run_until_cancelled(tokio::time::sleep(limits::UPKEEP_DELAY)).await.is_some() {
+        work.await;
+    }
 }
 
 /// The machine is this agent's to set right where its socket is the VM's.

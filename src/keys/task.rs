@@ -104,12 +104,15 @@ impl KeysTask {
         let (answer, answered) = oneshot::channel();
         self.begun = Some(tokio::task::spawn_blocking(move || {
             sweep(&files);
-            let result = files.own.apply(&files.store, policy, vm_id.as_deref(), now());
-            note(&trouble, &result);
             // The caller may have gone; what was done stands.
-            let _ = answer.send(result);
+            let _ = answer.send(files.own.apply(&files.store, policy, vm_id.as_deref(), now()));
         }));
-        async { answered.await.unwrap_or(Err(KeysError::Stopped)) }
+        async move {
+            // A panic of it is an end, too.
+            let result = answered.await.unwrap_or(Err(KeysError::Stopped));
+            note(&trouble, &result);
+            result
+        }
     }
 
     /// Does jobs until `shutdown`.

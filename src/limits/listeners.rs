@@ -26,6 +26,10 @@ pub const LISTENER_LOOK_BURST: Duration = Duration::from_millis(100);
 /// about to close.
 pub const LISTENER_LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
 
+/// From the follow of a listener that is older than the agent until nothing but that is to tell of its end: one that was on its way out already is
+/// gone by then, unless the closing process is held up.
+pub const LISTENER_FOLLOWED_TIME: Duration = Duration::from_secs(1);
+
 /// For the kernel to close a socket of which it said that it would. It takes microseconds, unless the closing process is held up.
 pub const LISTENER_CLOSING_TIME: Duration = Duration::from_secs(5);
 

@@ -33,8 +33,8 @@ pub(super) struct Looked {
     pub(super) news: bool,
     /// The look failed, or showed what is known to be over.
     pub(super) again: bool,
-    /// When the owner of some socket is to be looked for again.
-    pub(super) owners_due: Option<Instant>,
+    /// When a look is due for what this one has left open: the owner of some socket, for one.
+    pub(super) due: Option<Instant>,
 }
 
 /// When to look next.
@@ -100,8 +100,8 @@ impl Pace {
         self.ended = look.ended;
 
         let again = look.again.then(|| look.ended + self.retry);
-        // What failed looks for no owner: one that is long due must not lead to the next at once.
-        let owners_due = look.owners_due.map(|due| again.map_or(due, |again| due.max(again)));
+        // What failed leaves it open: what is long due must not lead to the next at once.
+        let left_open = look.due.map(|due| again.map_or(due, |again| due.max(again)));
         let (first, longest) = limits::LISTENER_LOOK_AGAIN;
         self.retry = if look.again { (self.retry * 2).min(longest) } else { first };
         let polled = self.poll.as_mut().map(|poll| {
@@ -114,7 +114,7 @@ impl Pace {
             };
             look.ended + poll.now
         });
-        self.due = [again, polled, owners_due].into_iter().flatten().min();
+        self.due = [again, polled, left_open].into_iter().flatten().min();
     }
 }
 
@@ -126,7 +126,7 @@ mod tests {
 
     /// A look at `at` that takes and costs `cost`.
     fn look(at: Instant, cost: Duration) -> Looked {
-        Looked { ended: at + cost, cost, news: false, again: false, owners_due: None }
+        Looked { ended: at + cost, cost, news: false, again: false, due: None }
     }
 
     /// Milliseconds of the looks that are made within `time`; `heard` says whether something is heard in a millisecond.
@@ -215,7 +215,7 @@ mod tests {
         let mut waits = Vec::new();
         for _ in 0..14 {
             // An owner that was due before is no reason not to wait.
-            pace.looked(Looked { again: true, owners_due: Some(start), ..look(at, Duration::ZERO) });
+            pace.looked(Looked { again: true, due: Some(start), ..look(at, Duration::ZERO) });
             let Step::Wait { until: Some(until), deaf: false } = pace.step(at) else { panic!("{pace:?}") };
             waits.push((until - at).as_millis());
             at = until;
@@ -231,7 +231,7 @@ mod tests {
         let start = Instant::now();
         let mut pace = Pace::new(start, None);
         let due = start + 4000 * MS;
-        pace.looked(Looked { owners_due: Some(due), ..look(start, MS) });
+        pace.looked(Looked { due: Some(due), ..look(start, MS) });
         assert_eq!(pace.step(start + 100 * MS), Step::Wait { until: Some(due), deaf: false });
         assert_eq!(pace.step(due), Step::Look);
     }

@@ -84,8 +84,12 @@ pub(super) struct Sources {
     /// Costs every connection's end a message in the kernel, so with BPF it is kept only while there are listeners whose end BPF
     /// will not tell.
     closed: Option<Subscription>,
-    /// Sockets that BPF has told of or follows, since before a look showed them; not needed any more when `closed` is not.
+    /// Sockets that BPF has told of, or follows. Not needed any more when `closed` is not, as the next two.
     known: HashSet<u64>,
+    /// Those that it cannot follow: the kernel holds them for others.
+    held: HashSet<u64>,
+    /// One that is followed may have been on its way out before it was: by then it is gone, and `closed` has told of it.
+    sure_at: Option<Instant>,
     addresses: Option<Subscription>,
     /// Sockets that the kernel was about to close: it tells that before it has done so.
     closing: HashMap<u64, Instant>,
@@ -115,6 +119,8 @@ impl Sources {
             bpf,
             closed: closed.ok(),
             known: HashSet::new(),
+            held: HashSet::new(),
+            sure_at: None,
             addresses: None,
             closing: HashMap::new(),
             closing_untold: None,
@@ -203,26 +209,40 @@ impl Sources {
         !self.closing.is_empty() || self.closing_untold.is_some()
     }
 
-    /// A look has shown all sockets of the own network namespace, each with its cookie. When BPF tells of the end of each, nothing else needs to.
-    /// (Of other namespaces' older ones `closed` tells by chance at most.) Says whether another look is to follow: what is followed from now on may have ended
-    /// since this one.
-    pub(super) fn shown(&mut self, own: &HashMap<u64, &SocketFact>) -> bool {
-        let (Some(bpf), Some(_)) = (&self.bpf, &self.closed) else { return false };
+    /// A look has shown all sockets of the own network namespace, by cookie, and what it has seen of `others`. Has BPF tell of the ends of those that are older than
+    /// it. When it does of each of the own, nothing else needs to: the ends of older ones of other namespaces are told by chance at most.
+    pub(super) fn shown<'a>(
+        &mut self,
+        now: Instant,
+        own: &HashMap<u64, &SocketFact>,
+        others: impl IntoIterator<Item = &'a SocketFact>,
+    ) {
+        let (Some(bpf), Some(_)) = (&self.bpf, &self.closed) else { return };
         self.known.retain(|cookie| own.contains_key(cookie));
-        let older: Vec<_> = own.iter().filter(|(cookie, _)| !self.known.contains(cookie)).collect();
-        if older.is_empty() {
-            self.closed = None;
+        self.held.retain(|cookie| own.contains_key(cookie));
+        let fresh = |cookie: &u64| !self.known.contains(cookie) && !self.held.contains(cookie);
+        let older: Vec<_> = own.iter().filter(|(cookie, _)| fresh(cookie)).collect();
+        if !older.is_empty() {
+            // Tried again at the next look.
+            let Ok(held) = sock_diag::multipath_listeners(limits::LISTENERS_READ) else { return };
+            for (cookie, fact) in older {
+                let is_followed = !held.contains(cookie) && bpf.follow(fact);
+                if is_followed { &mut self.known } else { &mut self.held }.insert(*cookie);
+            }
+            self.sure_at = Some(now + limits::LISTENER_FOLLOWED_TIME);
+        }
+        if self.held.is_empty() && self.sure_at.is_none_or(|at| now >= at) {
+            for fact in others {
+                bpf.follow(fact);
+            }
+            (self.closed, self.sure_at) = (None, None);
             self.known = HashSet::new();
-            return false;
         }
-        // While there is one that cannot be followed the groups stay, and nothing needs to be looked at again for it.
-        let held = sock_diag::multipath_listeners(limits::LISTENERS_READ);
-        let can_be = held.is_ok_and(|held| older.iter().all(|(cookie, _)| !held.contains(*cookie)));
-        let is_followed = can_be && older.iter().all(|(_, fact)| bpf.follow(fact));
-        if is_followed {
-            self.known.extend(older.iter().map(|(cookie, _)| **cookie));
-        }
-        is_followed
+    }
+
+    /// When another look is due, so that nothing but BPF is listened to.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.sure_at.filter(|_| self.held.is_empty())
     }
 }
 
@@ -237,10 +257,10 @@ mod tests {
 
     use super::*;
 
-    /// By a look, and the one that follows.
-    fn show(sources: &mut Sources) -> bool {
+    /// As a look does.
+    fn show(sources: &mut Sources, now: Instant) {
         let facts = sock_diag::listening_tcp(1024).unwrap();
-        sources.shown(&facts.iter().map(|fact| (fact.cookie.unwrap(), fact)).collect())
+        sources.shown(now, &facts.iter().map(|fact| (fact.cookie.unwrap(), fact)).collect(), []);
     }
 
     #[test]
@@ -249,16 +269,27 @@ mod tests {
         let older = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let (mut sources, _) = Sources::open(ListenerEvents::Auto, Bell::new().unwrap());
         let younger = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-        sources.drain(Instant::now(), |_| ());
-        assert!(show(&mut sources), "one that was closed before it was followed has to be seen");
-        assert!(sources.closed.is_some());
-        assert!(!show(&mut sources));
-        assert!(sources.closed.is_none());
+        let now = Instant::now();
+        sources.drain(now, |_| ());
+        show(&mut sources, now);
+        show(&mut sources, now);
+        assert!(sources.closed.is_some(), "one that was on its way out is told of by them");
+        let due = sources.due().unwrap();
+        show(&mut sources, due);
+        assert!(sources.closed.is_none() && sources.due().is_none());
         let cookies: Vec<_> =
             [&older, &younger].iter().map(|listener| socket2::SockRef::from(*listener).cookie().unwrap()).collect();
         drop((older, younger));
-        assert!(sources.drain(Instant::now(), |_| ()));
+        assert!(sources.drain(now, |_| ()));
         assert!(cookies.iter().all(|cookie| sources.closing.contains_key(cookie)));
+    }
+
+    #[test]
+    fn groups_are_left_at_once_where_nothing_is_older() {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let (mut sources, _) = Sources::open(ListenerEvents::Auto, Bell::new().unwrap());
+        show(&mut sources, Instant::now());
+        assert!(sources.closed.is_none() && sources.due().is_none());
     }
 
     #[test]
@@ -270,12 +301,14 @@ mod tests {
         multipath.bind(&std::net::SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into()).unwrap();
         multipath.listen(1).unwrap();
         let (mut sources, _) = Sources::open(ListenerEvents::Auto, Bell::new().unwrap());
-        assert!(!show(&mut sources) && !show(&mut sources));
-        assert!(sources.closed.is_some());
+        let later = Instant::now() + 2 * limits::LISTENER_FOLLOWED_TIME;
+        show(&mut sources, Instant::now());
+        show(&mut sources, later);
+        assert!(sources.closed.is_some() && sources.due().is_none());
         drop(multipath);
         sources.wait(None, false).unwrap();
-        assert!(sources.drain(Instant::now(), |_| ()), "its end is told by the groups");
-        assert!(show(&mut sources) && !show(&mut sources));
+        assert!(sources.drain(later, |_| ()), "its end is told by the groups");
+        show(&mut sources, later);
         assert!(sources.closed.is_none());
         drop(plain);
     }

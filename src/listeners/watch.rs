@@ -201,7 +201,14 @@ impl Watching {
         let own: HashMap<u64, _> =
             next.table.sockets.iter().filter_map(|socket| Some((socket.cookie?, socket))).collect();
         let is_whole = next.failure.is_none() && !next.truncated && own.len() == next.table.sockets.len();
-        let again = is_whole && self.sources.shown(&own) || next.failure.is_some() || shows_closing;
+        if is_whole {
+            let others = next
+                .table
+                .all_sockets()
+                .filter(|socket| socket.cookie.is_some_and(|cookie| !own.contains_key(&cookie)));
+            self.sources.shown(begun, &own, others);
+        }
+        let again = next.failure.is_some() || shows_closing;
         let mut news = self.publish(next);
         // Who listens may take longer to find out than that somebody does.
         let wished = wish != *self.answer.borrow();
@@ -212,8 +219,8 @@ impl Watching {
         self.wishes.made.fetch_add(1, Ordering::Relaxed);
         self.answer.send_replace(wish);
         let cost = processor_time().saturating_sub(cpu_before);
-        let owners_due = self.looker.next_retry();
-        self.pace.looked(Looked { ended: Instant::now(), cost, news, again, owners_due });
+        let due = [self.looker.next_retry(), self.sources.due()].into_iter().flatten().min();
+        self.pace.looked(Looked { ended: Instant::now(), cost, news, again, due });
     }
 }
 

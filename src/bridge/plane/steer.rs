@@ -68,9 +68,11 @@ pub(super) struct Steer {
     pub(super) inode: u64,
     /// What else is to be said of this kernel.
     pub(super) variant: String,
-    /// Listeners that are older than the programs, and whose end these do not hear of, by cookie.
+    /// Listeners that are older than the programs, by cookie: those whose end these do not hear of, and, until then, those that may have been on their
+    /// way out when they were counted.
     unheard: HashSet<u64>,
-    /// By which it is heard of; none when the last of them is gone, for it costs every connection's end.
+    settling: Option<(HashSet<u64>, Instant)>,
+    /// By which their ends are heard of; none when there are none of both, for it costs every connection's end.
     closed: Option<Subscription>,
     /// Tells when the programs have found more listeners than they have room for.
     alarm: Option<Alarm>,
@@ -148,6 +150,7 @@ impl Steer {
             inode,
             variant,
             unheard: HashSet::new(),
+            settling: None,
             closed: Some(closed),
             alarm,
             rules: BTreeMap::new(),
@@ -163,27 +166,36 @@ impl Steer {
 
     /// Counts the listeners that are there.
     fn seed(&mut self) -> io::Result<()> {
-        let mut heard = HashSet::new();
         let held = sock_diag::multipath_listeners(limits::LISTENERS_READ)?;
-        {
+        let settled = Instant::now() + limits::LISTENER_FOLLOWED_TIME;
+        for fact in listeners()? {
+            let (Some(cookie), Some(class)) = (fact.cookie, Class::of(fact.address)) else { continue };
             let steering = read(&self.steering);
-            for fact in listeners()? {
-                let (Some(cookie), Some(class)) = (fact.cookie, Class::of(fact.address)) else { continue };
-                if steering.seed(cookie, fact.port, class)? {
-                    let is_heard = steering.hears_of_ends() && !held.contains(&cookie);
-                    if is_heard { &mut heard } else { &mut self.unheard }.insert(cookie);
-                }
+            if !steering.seed(cookie, fact.port, class)? {
+                continue;
+            }
+            if steering.hears_of_ends() && !held.contains(&cookie) {
+                let (settling, until) = self.settling.get_or_insert_with(|| (HashSet::new(), settled));
+                settling.insert(cookie);
+                *until = settled;
+            } else {
+                self.unheard.insert(cookie);
             }
         }
-        // One of them may have ended before it was counted.
-        forget_ended(&self.steering, &mut heard)?;
-        self.forget_unheard()
+        self.forget_ended(Instant::now())
     }
 
-    /// Uncounts what the programs do not hear the end of.
-    fn forget_unheard(&mut self) -> io::Result<()> {
-        forget_ended(&self.steering, &mut self.unheard)?;
-        if self.unheard.is_empty() {
+    /// Uncounts what the programs may not hear the end of.
+    fn forget_ended(&mut self, now: Instant) -> io::Result<()> {
+        let there: HashSet<u64> = listeners()?.iter().filter_map(|fact| fact.cookie).collect();
+        for listened in self.settling.as_mut().map(|(listened, _)| listened).into_iter().chain([&mut self.unheard]) {
+            for ended in listened.iter().filter(|cookie| !there.contains(cookie)) {
+                read(&self.steering).forget(*ended)?;
+            }
+            listened.retain(|cookie| there.contains(cookie));
+        }
+        self.settling.take_if(|(_, settled)| now >= *settled);
+        if self.unheard.is_empty() && self.settling.is_none() {
             self.closed = None;
         }
         Ok(())
@@ -198,18 +210,26 @@ impl Steer {
     pub(super) fn attend_closed(&mut self) {
         let Some(closed) = &self.closed else { return };
         let mut is_ours = false;
-        let is_lost = closed.drain_cookies(|cookie| is_ours |= self.unheard.contains(&cookie));
+        let is_lost = closed.drain_cookies(|cookie| is_ours |= self.may_be_unheard(cookie));
         if is_ours || is_lost {
-            self.uncount_ended();
+            self.uncount_ended(Instant::now());
         }
     }
 
-    fn uncount_ended(&mut self) {
-        let forgotten = self.forget_unheard();
+    fn may_be_unheard(&self, cookie: u64) -> bool {
+        let settling = || self.settling.as_ref().is_some_and(|(listened, _)| listened.contains(&cookie));
+        self.unheard.contains(&cookie) || settling()
+    }
+
+    fn uncount_ended(&mut self, now: Instant) {
+        let forgotten = self.forget_ended(now);
         self.doubt.uncounted = forgotten.is_err();
         if let Err(error) = forgotten {
             tracing::warn!(%error, "bridge: the listeners cannot be known");
-            self.doubt.put_off(Instant::now());
+            self.doubt.put_off(now);
+            if let Some((_, settled)) = &mut self.settling {
+                *settled = (*settled).max(now + limits::LISTENER_FOLLOWED_TIME);
+            }
         }
     }
 
@@ -237,12 +257,16 @@ impl Steer {
 
     /// When something is to be tried again.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.doubt.retry.map(|retry| retry.due)
+        let settled = self.settling.as_ref().map(|(_, settled)| *settled);
+        [self.doubt.retry.map(|retry| retry.due), settled].into_iter().flatten().min()
     }
 
     /// To be called at each turn.
     pub(super) fn attend_time(&mut self, now: Instant) {
-        if self.due().is_none_or(|due| now < due) {
+        if self.settling.as_ref().is_some_and(|(_, settled)| now >= *settled) {
+            self.uncount_ended(now);
+        }
+        if self.doubt.retry.is_none_or(|retry| now < retry.due) {
             return;
         }
         if self.doubt.addresses.is_some() {
@@ -251,7 +275,7 @@ impl Steer {
         if self.is_uncertain() {
             self.count_anew();
         } else if self.doubt.uncounted {
-            self.uncount_ended();
+            self.uncount_ended(now);
         }
         if self.trouble().is_some() || self.doubt.uncounted {
             self.doubt.put_off(now);
@@ -360,20 +384,8 @@ impl Steer {
     /// Steers nothing any more, and looks at nothing.
     pub(super) fn stop(&mut self) {
         self.want(&Want::default());
-        (self.closed, self.alarm, self.doubt) = (None, None, Doubt::default());
+        (self.closed, self.alarm, self.settling, self.doubt) = (None, None, None, Doubt::default());
     }
-}
-
-/// Uncounts those that do not listen any more.
-fn forget_ended(steering: &RwLock<Steering>, listened: &mut HashSet<u64>) -> io::Result<()> {
-    if listened.is_empty() {
-        return Ok(());
-    }
-    let there: HashSet<u64> = listeners()?.iter().filter_map(|fact| fact.cookie).collect();
-    for ended in listened.extract_if(|cookie| !there.contains(cookie)) {
-        read(steering).forget(ended)?;
-    }
-    Ok(())
 }
 
 fn too_many_addresses(count: usize, error: &io::Error) -> String {
@@ -423,9 +435,15 @@ mod tests {
         ip("link set lo up");
     }
 
+    /// Lets the time go by in which what it has found may be on its way out.
+    fn settle(steer: &mut Steer) {
+        steer.attend_time(Instant::now() + limits::LISTENER_FOLLOWED_TIME);
+    }
+
     /// Steers connections to this port by a rule, with room for so many listeners.
     fn steering(most: usize) -> (Steer, Socket) {
         let (mut steer, socket) = Steer::begin_with_room(Prepared::new().unwrap(), most).unwrap();
+        settle(&mut steer);
         let to = "0.0.0.0:9".parse().unwrap();
         let port = WantPort { listen: PORT, to, mode: Default::default(), everywhere: true, take: false };
         steer.want(&Want { ports: vec![port], ..Want::default() });
@@ -450,11 +468,15 @@ mod tests {
     fn older_listeners_cost_no_messages_unless_the_kernel_holds_one() {
         alone();
         let older = TcpListener::bind("0.0.0.0:0").unwrap();
-        let (steer, _socket) = steering(1024);
-        assert!(steer.closed().is_none());
+        let (mut steer, _socket) = Steer::begin(Prepared::new().unwrap()).unwrap();
+        assert!(steer.closed().is_some() && steer.due().is_some(), "one that is on its way out is told of by them");
+        settle(&mut steer);
+        assert!(steer.closed().is_none() && steer.due().is_none());
         assert_eq!(counts(&steer, &older), (1, 0));
         let number = older.local_addr().unwrap().port();
-        drop((older, steer));
+        drop(older);
+        assert_eq!(read(&steer.steering).port(number).v4, 0);
+        drop(steer);
 
         let multipath = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)).unwrap();
         multipath.bind(&SocketAddr::from(([0, 0, 0, 0], number)).into()).unwrap();
@@ -463,11 +485,30 @@ mod tests {
         let (mut steer, _socket) = steering(1024);
         assert_eq!(counts(&steer, &multipath), (1, 0));
         drop(multipath);
-        let mut readable = [PollFd::new(steer.closed().expect("its end is told in another way"), PollFlags::POLLIN)];
-        assert_eq!(poll(&mut readable, PollTimeout::from(30_000u16)).unwrap(), 1);
-        steer.attend_closed();
+        told_of_an_end(&mut steer);
         assert_eq!(read(&steer.steering).port(number).v4, 0);
         assert!(steer.closed().is_none());
+    }
+
+    fn told_of_an_end(steer: &mut Steer) {
+        let mut readable = [PollFd::new(steer.closed().expect("nothing tells of ends"), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut readable, PollTimeout::from(30_000u16)).unwrap(), 1);
+        steer.attend_closed();
+    }
+
+    /// The program for the end of sockets has run for it before it was counted, and nothing uncounts it but what the groups tell.
+    #[test]
+    fn one_that_was_on_its_way_out_when_it_was_counted_is_uncounted() {
+        alone();
+        let leaving = TcpListener::bind("0.0.0.0:0").unwrap();
+        let (mut steer, _socket) = Steer::begin(Prepared::new().unwrap()).unwrap();
+        let number = leaving.local_addr().unwrap().port();
+        let cookie = socket2::SockRef::from(&leaving).cookie().unwrap();
+        drop(leaving);
+        assert!(read(&steer.steering).seed(cookie, number, Class::V4).unwrap());
+        assert_eq!(read(&steer.steering).port(number).v4, 1);
+        told_of_an_end(&mut steer);
+        assert_eq!(read(&steer.steering).port(number).v4, 0);
     }
 
     #[test]
@@ -491,6 +532,7 @@ mod tests {
         assert!(steer.trouble().is_some() && second >= first + RETRY.0);
         many.drain(..4);
         steer.attend_time(second);
+        settle(&mut steer);
         assert_eq!((steer.trouble(), steer.due()), (None, None));
         assert!(is_steered());
         // Those that were not counted at first are.

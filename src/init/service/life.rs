@@ -90,12 +90,14 @@ pub(in crate::init) struct Life {
     pause: Duration,
     restarts: u32,
     last: Option<String>,
+    /// Has ended without having been asked to, since it was last wanted.
+    has_failed: bool,
 }
 
 impl Life {
     pub(in crate::init) fn new(policy: Policy, enabled: bool, now: Duration) -> Self {
         let state = if enabled { State::Waiting } else { State::Stopped };
-        Self { policy, state, since: now, pause: policy.pause.0, restarts: 0, last: None }
+        Self { policy, state, since: now, pause: policy.pause.0, restarts: 0, last: None, has_failed: false }
     }
 
     fn go(&mut self, state: State, now: Duration) {
@@ -186,6 +188,7 @@ impl Life {
             Restart::Never => false,
         };
         self.last = Some(why.unwrap_or_else(|| ended.how.clone()));
+        self.has_failed = true;
         if again {
             let until = now + self.pause;
             // The agent's first pause is none, and doubled would stay so.
@@ -204,6 +207,7 @@ impl Life {
         match &mut self.state {
             State::Stopped | State::Done | State::Failed(_) | State::Pausing { .. } => {
                 self.pause = self.policy.pause.0;
+                self.has_failed = false;
                 self.go(State::Waiting, now);
             }
             State::Stopping { then, .. } => *then = Then::Start,
@@ -230,9 +234,9 @@ impl Life {
         matches!(self.state, State::Starting { .. } | State::Running { .. } | State::Stopping { .. })
     }
 
-    /// Need those that come after it wait no longer? It is ready, or has had its chance.
+    /// Need those that come after it wait no longer? It is ready, or has had its chance, be it that it is started again by now.
     pub(in crate::init) fn settled(&self) -> bool {
-        !matches!(self.state, State::Waiting | State::Starting { .. })
+        self.has_failed || !matches!(self.state, State::Waiting | State::Starting { .. })
     }
 
     pub(in crate::init) fn is_starting(&self) -> bool {
@@ -384,6 +388,23 @@ mod tests {
             starts += 1;
         }
         assert!(starts < 25, "{starts} starts in a minute");
+    }
+
+    #[test]
+    fn who_has_ended_once_is_waited_for_no_longer_until_it_is_wanted_anew() {
+        let mut life = Life::new(Policy { pause: limits::AGENT_RESTART, ..POLICY }, true, ms(0));
+        life.spawned(ms(0));
+        assert!(!life.settled());
+        life.ended(bad(), None, ms(1));
+        // Its first pause is none, so that nobody sees it.
+        assert_eq!(life.due(ms(1), true, true), Some(Act::Spawn));
+        life.spawned(ms(1));
+        assert!(life.settled());
+        life.ready(ms(2));
+        life.stop(false, ms(3));
+        life.ended(bad(), None, ms(4));
+        life.start(ms(5));
+        assert!(!life.settled());
     }
 
     #[test]
