@@ -22,6 +22,7 @@ fn a_vm_is_called_by_its_id_and_asks_the_name_servers_it_was_told_of_unless_some
     // Somebody else's from now on, and the agent comes anew.
     let hosts = vm.sh("echo 192.0.2.7 db >>/etc/hosts; cat /etc/hosts")?;
     vm.sh("echo nameserver 192.0.2.1 >/etc/resolv.conf; hostname mine")?;
+    vm.wait_listener("sshd listens", |listener| listener.port == 22)?;
     vm.ssh().run("systemctl restart guestd.service")?.ok()?;
     vm.wait_ready()?;
     settled(&vm, "mine")?;

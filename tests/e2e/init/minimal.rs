@@ -17,7 +17,8 @@ fn the_minimal_image_boots_runs_commands_takes_ssh_and_bridges() -> Result<()> {
     ensure!(info.boot.steps.iter().any(|step| step.name == "agent"), "guestd is not its init: {info:#?}");
     ensure!(vm.sh("ls /lib/systemd /etc/init.d 2>/dev/null | wc -l")? == "0", "there is another init");
 
-    // The golden key opens it, and what came up as services is there.
+    // The golden key opens it, and what came up as services is there: sshd after the agent, who made its host key.
+    vm.wait_listener("sshd listens", |listener| listener.port == 22)?;
     let said = vm.ssh().run("hostname")?.ok()?;
     ensure!(said.out() == vm.id && vm.sh("echo $VERS_VM_ID")? == vm.id, "{said}");
     let sshd = service(&vm, "sshd")?.pid.context("sshd is no service of guestd's")?;
