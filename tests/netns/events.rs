@@ -125,14 +125,20 @@ fn programs(agent: &TestAgent) -> Vec<u32> {
 #[test]
 fn programs_are_gone_when_the_agent_is_however_it_ends() {
     let root = File::open(cgroup::root().unwrap()).unwrap();
-    let attached = || attached_to_cgroup(ProgramKind::sock_ops(""), root.as_fd()).unwrap();
+    let attached = |kind| attached_to_cgroup(kind, root.as_fd()).unwrap();
+    // For what begins to listen and its end; for the end of what is older.
+    let attached = || [ProgramKind::sock_ops(""), ProgramKind::sock_release("")].map(attached);
     enter();
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         let agent = TestAgent::start();
-        let [program] = programs(&agent)[..] else { panic!("one program: {:?}", programs(&agent)) };
-        assert!(attached().contains(&program));
+        let programs = programs(&agent);
+        assert_eq!(programs.len(), 2, "{programs:?}");
+        let has_one = |attached: &Vec<u32>| programs.iter().filter(|program| attached.contains(program)).count() == 1;
+        assert!(attached().iter().all(has_one), "{programs:?} of {:?}", attached());
         kill(agent.pid(), signal).unwrap();
-        eventually("its program is gone", || (!attached().contains(&program)).then_some(()));
+        eventually("its programs are gone", || {
+            attached().iter().flatten().all(|program| !programs.contains(program)).then_some(())
+        });
     }
 }
 

@@ -33,8 +33,16 @@ fn idle_http_connections_have_two_descriptors_and_little_memory_and_cost_no_time
     const CONNECTIONS: usize = 200;
     let (agent, service) = with_rule(Tier::Steer, "http");
     let plane = plane_pid(&agent);
-    // What the first costs is not the others'.
+    let until_quiet = || {
+        eventually("no thread of the data plane runs for a second", || {
+            let before = activity(plane);
+            std::thread::sleep(Duration::from_secs(1));
+            (activity(plane) == before).then_some(())
+        });
+    };
+    // What the first costs is not the others'. For a second after its start the plane holds what tells of ends in another way.
     let first = asked(&service);
+    until_quiet();
     let (before, memory) = (descriptors(plane), resident(plane));
     let pairs: Vec<_> = (0..CONNECTIONS).map(|_| asked(&service)).collect();
     assert_eq!(descriptors(plane), before + 2 * CONNECTIONS);
@@ -42,11 +50,7 @@ fn idle_http_connections_have_two_descriptors_and_little_memory_and_cost_no_time
     println!("{each} bytes for an idle connection");
     assert!(each < 42 * 1024, "{each} bytes for an idle connection");
     // What is to be done after an address has come, and the end of the last request, are over then.
-    eventually("no thread of the data plane runs for a second", || {
-        let before = activity(plane);
-        std::thread::sleep(Duration::from_secs(1));
-        (activity(plane) == before).then_some(())
-    });
+    until_quiet();
     drop((first, pairs));
     eventually("all is given back", || (descriptors(plane) == before - 2).then_some(()));
 }
