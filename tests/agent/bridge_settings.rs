@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::{DEADLINE, answer, request};
 
-/// An agent with this directory's socket and configuration.
+/// An agent with this directory's socket and configuration, by which its data plane ends with it.
 struct Agent {
     child: Child,
 }
@@ -63,7 +63,7 @@ fn rule() -> Value {
 fn a_rule_that_was_added_outlives_a_crash_until_the_configuration_changes() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let config = "[bridge]\nauto = false\n";
+    let config = "[bridge]\nauto = false\ngrace_ms = 0\n";
     let agent = Agent::start(dir, config);
     let changed = call(dir, "PUT", &json!({"rules": [rule()]}).to_string());
     assert_eq!((&changed["rules"], &changed["not_kept"]), (&json!([rule()]), &Value::Null));
@@ -73,7 +73,7 @@ fn a_rule_that_was_added_outlives_a_crash_until_the_configuration_changes() {
     assert_eq!(call(dir, "GET", "")["rules"], json!([rule()]));
     agent.kill();
 
-    let agent = Agent::start(dir, "[bridge]\nauto = false\nrules = [\"3-4=127.0.0.1\"]\n");
+    let agent = Agent::start(dir, "[bridge]\nauto = false\ngrace_ms = 0\nrules = [\"3-4=127.0.0.1\"]\n");
     assert_eq!(call(dir, "GET", "")["rules"], json!([{"listen": "3-4", "to": "127.0.0.1"}]));
     agent.kill();
 
@@ -89,7 +89,7 @@ fn a_change_that_cannot_be_kept_holds_and_says_so() {
     let dir = dir.path();
     // A directory of the file's name, which no rename replaces.
     std::fs::create_dir(dir.join("guestd.sock.bridge.json")).unwrap();
-    let _agent = Agent::start(dir, "[bridge]\nauto = false\n");
+    let _agent = Agent::start(dir, "[bridge]\nauto = false\ngrace_ms = 0\n");
     let changed = call(dir, "PUT", &json!({"rules": [rule()]}).to_string());
     assert_eq!(changed["rules"], json!([rule()]));
     let why = changed["not_kept"].as_str().unwrap();
