@@ -121,6 +121,35 @@ impl Assembler {
         self.instructions.extend(Instruction::load_map(destination, map.as_raw_fd()));
     }
 
+    /// `destination = the stack's address + offset`
+    pub fn stack_address(&mut self, destination: Register, offset: i16) {
+        self.set(destination, Register::R10);
+        self.calculate(Arithmetic::Add, destination, i32::from(offset));
+    }
+
+    /// R0 is the address of what the map has for the key at `offset` of the stack, or 0.
+    pub fn look_up(&mut self, map: BorrowedFd<'_>, offset: i16) {
+        self.load_map(Register::R1, map);
+        self.stack_address(Register::R2, offset);
+        self.call(Helper::MapLookup);
+    }
+
+    /// R0 is the address of a record of so many bytes to be filled; goes to `full` where the ring has no room.
+    pub fn reserve(&mut self, ring: BorrowedFd<'_>, bytes: i32, full: Label) {
+        self.load_map(Register::R1, ring);
+        self.set(Register::R2, bytes);
+        self.set(Register::R3, 0);
+        self.call(Helper::RingReserve);
+        self.jump_if(Condition::Equal, Register::R0, 0, full);
+    }
+
+    /// Hands out the record at R0.
+    pub fn submit(&mut self) {
+        self.set(Register::R1, Register::R0);
+        self.set(Register::R2, 0);
+        self.call(Helper::RingSubmit);
+    }
+
     /// Calls a function of the kernel's: arguments in R1 and on, result in R0.
     pub fn call(&mut self, helper: Helper) {
         self.instructions.push(Instruction::call(helper as i32));

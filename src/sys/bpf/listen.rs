@@ -16,8 +16,8 @@ use std::{
 };
 
 use super::{
-    Arithmetic, Assembler, Condition, Helper, Instruction, Link, Map, Missing, Program, ProgramKind,
-    Register::{R0, R1, R2, R3, R6, R7, R8, R9, R10},
+    Assembler, Helper, Instruction, Link, Map, Missing, Program, ProgramKind,
+    Register::{R0, R1, R2, R6, R7, R8, R9, R10},
     Ring, Taken, Width, open_cgroup,
     sock_ops::{FAMILY, LOCAL_PORT, ask_for_changes, tell_apart},
     sock_release,
@@ -156,12 +156,8 @@ fn program(map: BorrowedFd<'_>, with_netns: bool) -> Result<Vec<Instruction>, su
     code.set(R1, R6);
     code.call(Helper::GetSocketCookie);
     code.set(R9, R0);
-    code.load_map(R1, map);
-    code.set(R2, RECORD as i32);
-    code.set(R3, 0);
-    code.call(Helper::RingReserve);
     // No room: the reader sees that it was full, and looks at all.
-    code.jump_if(Condition::Equal, R0, 0, end);
+    code.reserve(map, RECORD as i32, end);
     code.store(Width::U32, R0, 0, R7);
     code.load(Width::U32, R1, R6, FAMILY);
     code.store(Width::U16, R0, 4, R1);
@@ -169,9 +165,7 @@ fn program(map: BorrowedFd<'_>, with_netns: bool) -> Result<Vec<Instruction>, su
     code.store(Width::U16, R0, 6, R1);
     code.store(Width::U64, R0, 8, R8);
     code.store(Width::U64, R0, 16, R9);
-    code.set(R1, R0);
-    code.set(R2, 0);
-    code.call(Helper::RingSubmit);
+    code.submit();
 
     code.place(end);
     code.set(R0, 1);
@@ -193,22 +187,15 @@ fn followed_program(ring: BorrowedFd<'_>, table: BorrowedFd<'_>) -> Result<Vec<I
     sock_release::find(&mut code, table, COOKIE, end);
     code.load(Width::U32, R7, R0, 0);
     code.load_map(R1, table);
-    code.set(R2, R10);
-    code.calculate(Arithmetic::Add, R2, i32::from(COOKIE));
+    code.stack_address(R2, COOKIE);
     code.call(Helper::MapDelete);
-    code.load_map(R1, ring);
-    code.set(R2, RECORD as i32);
-    code.set(R3, 0);
-    code.call(Helper::RingReserve);
-    code.jump_if(Condition::Equal, R0, 0, end);
+    code.reserve(ring, RECORD as i32, end);
     code.store(Width::U32, R0, 0, CLOSES);
     code.store(Width::U32, R0, 4, R7);
     code.store(Width::U64, R0, 8, 0);
     code.load(Width::U64, R1, R10, COOKIE);
     code.store(Width::U64, R0, 16, R1);
-    code.set(R1, R0);
-    code.set(R2, 0);
-    code.call(Helper::RingSubmit);
+    code.submit();
     code.place(end);
     code.set(R0, 1);
     code.exit();

@@ -8,7 +8,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::{
-    Arithmetic, Assembler, Condition, Helper, Label,
+    Assembler, Condition, Helper, Label,
     Register::{R0, R1, R2, R6, R10},
     Width,
 };
@@ -33,9 +33,6 @@ pub(super) fn find(code: &mut Assembler, table: BorrowedFd<'_>, cookie: i16, oth
     code.set(R1, R6);
     code.call(Helper::GetSocketCookie);
     code.store(Width::U64, R10, cookie, R0);
-    code.load_map(R1, table);
-    code.set(R2, R10);
-    code.calculate(Arithmetic::Add, R2, i32::from(cookie));
-    code.call(Helper::MapLookup);
+    code.look_up(table, cookie);
     code.jump_if(Condition::Equal, R0, 0, other);
 }

@@ -41,10 +41,7 @@ pub(super) fn program(ports: BorrowedFd<'_>, own: u64) -> Result<Vec<Instruction
     code.call(Helper::GetNetnsCookie);
     code.set_wide(R1, own);
     code.jump_if(Condition::Different, R0, R1, end);
-    code.load_map(R1, ports);
-    code.set(R2, R10);
-    code.calculate(Arithmetic::Add, R2, i32::from(KEY));
-    code.call(Helper::MapLookup);
+    code.look_up(ports, KEY);
     code.jump_if(Condition::Equal, R0, 0, end);
     code.load(Width::U32, R2, R0, STEERED_AT);
     code.jump_if(Condition::Different, R2, 0, allow);
@@ -61,8 +58,7 @@ pub(super) fn program(ports: BorrowedFd<'_>, own: u64) -> Result<Vec<Instruction
     code.set(R1, R6);
     code.set(R2, libc::SOL_SOCKET);
     code.set(R3, libc::SO_REUSEADDR);
-    code.set(R4, R10);
-    code.calculate(Arithmetic::Add, R4, i32::from(KEY));
+    code.stack_address(R4, KEY);
     code.set(R5, size_of::<u32>() as i32);
     // If it fails, the bind is what it would be without us.
     code.call(Helper::SetSocketOption);

@@ -23,7 +23,7 @@ use std::os::fd::BorrowedFd;
 use super::ports::{CHANGES, Class, Doubt, V4, V6, V6_LOOPBACK};
 use crate::sys::bpf::{
     Arithmetic, Assembler, AssemblyError, Condition, Helper, Instruction, Label,
-    Register::{self, R0, R1, R2, R3, R4, R6, R7, R8, R9, R10},
+    Register::{R0, R1, R2, R3, R4, R6, R7, R8, R9, R10},
     Width,
     map::NO_EXIST,
     sock_ops::{FAMILY, LOCAL_IP4, LOCAL_IP6, LOCAL_PORT, ask_for_changes, tell_apart},
@@ -68,9 +68,7 @@ pub(super) fn program(
     code.set(R1, R6);
     code.call(Helper::GetSocketCookie);
     code.store(Width::U64, R10, COOKIE, R0);
-    code.load_map(R1, listeners);
-    address(&mut code, R2, COOKIE);
-    code.call(Helper::MapLookup);
+    code.look_up(listeners, COOKIE);
     code.jump_if(Condition::Equal, R0, 0, fresh);
     uncount(&mut code, ports, listeners, fresh);
 
@@ -82,8 +80,8 @@ pub(super) fn program(
     code.store(Width::U32, R10, PORT, R7);
     code.store(Width::U32, R10, CLASS, R8);
     code.load_map(R1, listeners);
-    address(&mut code, R2, COOKIE);
-    address(&mut code, R3, PORT);
+    code.stack_address(R2, COOKIE);
+    code.stack_address(R3, PORT);
     code.set(R4, NO_EXIST as i32);
     code.call(Helper::MapUpdate);
     code.jump_if(Condition::Equal, R0, -libc::EEXIST, end);
@@ -93,23 +91,15 @@ pub(super) fn program(
 
     code.place(full);
     code.store(Width::U32, R10, KEY, 0);
-    code.load_map(R1, ports);
-    address(&mut code, R2, KEY);
-    code.call(Helper::MapLookup);
+    code.look_up(ports, KEY);
     code.jump_if(Condition::Equal, R0, 0, end);
     code.load(Width::U32, R1, R0, Doubt::Full as i16);
     code.jump_if(Condition::Different, R1, 0, end);
     code.store(Width::U32, R0, Doubt::Full as i16, 1);
-    code.load_map(R1, alarm);
-    code.set(R2, ALARM);
-    code.set(R3, 0);
-    code.call(Helper::RingReserve);
     // No room: one is there that was not read yet.
-    code.jump_if(Condition::Equal, R0, 0, end);
+    code.reserve(alarm, ALARM, end);
     code.store(Width::U64, R0, 0, 0);
-    code.set(R1, R0);
-    code.set(R2, 0);
-    code.call(Helper::RingSubmit);
+    code.submit();
 
     code.place(end);
     code.set(R0, 1);
@@ -138,25 +128,17 @@ fn uncount(code: &mut Assembler, ports: BorrowedFd<'_>, listeners: BorrowedFd<'_
     code.load(Width::U32, R7, R0, 0);
     code.load(Width::U32, R8, R0, 4);
     code.load_map(R1, listeners);
-    address(code, R2, COOKIE);
+    code.stack_address(R2, COOKIE);
     code.call(Helper::MapDelete);
     code.jump_if(Condition::Different, R0, 0, taken);
     count(code, ports, -1);
-}
-
-/// `register = the stack's address + offset`
-fn address(code: &mut Assembler, register: Register, offset: i16) {
-    code.set(register, R10);
-    code.calculate(Arithmetic::Add, register, i32::from(offset));
 }
 
 /// Adds `step` to the count of port R7 and class R8, and then 1 to its changes.
 fn count(code: &mut Assembler, ports: BorrowedFd<'_>, step: i32) {
     let [v6, loopback, counted, none] = std::array::from_fn(|_| code.label());
     code.store(Width::U32, R10, KEY, R7);
-    code.load_map(R1, ports);
-    address(code, R2, KEY);
-    code.call(Helper::MapLookup);
+    code.look_up(ports, KEY);
     code.jump_if(Condition::Equal, R0, 0, none);
     code.set(R1, step);
     code.jump_if(Condition::Equal, R8, Class::V6 as i32, v6);

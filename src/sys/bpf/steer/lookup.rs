@@ -17,7 +17,7 @@ use std::os::fd::BorrowedFd;
 use super::ports::{AUTO, DOUBTS, FLAGS, NOT_LOOPBACK, RULE, STEERED_AT, V4, V6, V6_LOOPBACK};
 use crate::sys::bpf::{
     Arithmetic, Assembler, AssemblyError, Condition, Helper, Instruction, Label,
-    Register::{self, R0, R1, R2, R3, R6, R7, R8, R9, R10},
+    Register::{R0, R1, R2, R3, R6, R7, R8, R9, R10},
     Width,
 };
 
@@ -57,7 +57,7 @@ pub(super) fn program(
     // Port 0 is not a port.
     code.jump_if(Condition::Equal, R2, 0, pass);
     code.store(Width::U32, R10, KEY, R2);
-    find(&mut code, ports, KEY);
+    code.look_up(ports, KEY);
     code.jump_if(Condition::Equal, R0, 0, pass);
     code.set(R7, R0);
     code.load(Width::U32, R8, R7, FLAGS);
@@ -95,13 +95,13 @@ pub(super) fn program(
 
     code.place(steer);
     code.store(Width::U32, R10, KEY, 0);
-    find(&mut code, ports, KEY);
+    code.look_up(ports, KEY);
     code.jump_if(Condition::Equal, R0, 0, pass);
     // Both doubts at once.
     code.load(Width::U64, R2, R0, DOUBTS);
     code.jump_if(Condition::Different, R2, 0, pass);
     // Place 0, too.
-    find(&mut code, listener, KEY);
+    code.look_up(listener, KEY);
     code.jump_if(Condition::Equal, R0, 0, pass);
     code.set(R8, R0);
     // Before there is a connection. A word of its own, as nothing but this program and one thread of guestd write it.
@@ -141,15 +141,6 @@ fn from_outside(code: &mut Assembler, own: BorrowedFd<'_>, by_interface: bool, p
         code.load(Width::U32, R2, R6, REMOTE_IP6 + word);
         code.store(Width::U32, R10, ADDRESS + word, R2);
     }
-    find(code, own, ADDRESS);
+    code.look_up(own, ADDRESS);
     code.jump_if(Condition::Different, R0, 0, pass);
-}
-
-/// R0 is what the map has for the key at `offset` of the stack, or 0.
-fn find(code: &mut Assembler, map: BorrowedFd<'_>, offset: i16) {
-    let key: Register = R2;
-    code.load_map(R1, map);
-    code.set(key, R10);
-    code.calculate(Arithmetic::Add, key, i32::from(offset));
-    code.call(Helper::MapLookup);
 }
