@@ -27,13 +27,17 @@ pub const SERVICE_RESTART_LEAST: Duration = Duration::from_millis(10);
 /// Ready for so long, a service counts as one that works, and its pause begins anew.
 pub const SERVICE_STABLE: Duration = Duration::from_secs(10);
 
-/// The same of the agent; shorter, so that an agent that is killed again and again is back at once each time.
-pub const AGENT_STABLE: Duration = Duration::from_millis(50);
+/// Starts of the agent without any pause, after lives that were ready: one that works and is killed is back at once, again and again.
+/// They cost two seconds of a processor.
+pub const AGENT_AT_ONCE: u32 = 200;
 
-/// First and longest pause before the agent is started again.
+/// For one more of those. An agent that crashes whenever it is ready comes to a start every three seconds, 1% of a processor at most.
+pub const SERVICE_AT_ONCE_EVERY: Duration = Duration::from_secs(6);
+
+/// First and longest pause before the agent is started again where it has none of those.
 pub const AGENT_RESTART: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(5));
 
-/// The agent's second pause in a row, where it was not stable between.
+/// The second of these pauses in a row.
 pub const AGENT_RESTART_SECOND: Duration = Duration::from_millis(50);
 
 /// From a service's stop signal to SIGKILL (`stop_grace_ms`). Short, for a VM that is told to end should end; what needs longer, such as
@@ -53,11 +57,15 @@ pub const SERVICE_READY_TIME: Duration = Duration::from_secs(60);
 /// First and longest pause between two looks whether a service's port is listened on.
 pub const SERVICE_PORT_LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
 
-/// For all services to end when the VM does, beyond the longest grace; then whatever is left is killed.
+/// For all services to end when the VM does, beyond the graces of those that end one after the other; then whatever is left is killed.
 pub const POWER_SERVICES_TIME: Duration = Duration::from_secs(5);
 
 /// After that, for the agent, execs and what belongs to nobody: from SIGTERM to SIGKILL, and from there to the end of waiting.
 pub const POWER_OTHERS_TIME: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(2));
+
+/// For the disk to be written back and made clean in the end: what a slow one takes for some GB. One that is frozen, or a server that is gone,
+/// would be waited for for ever.
+pub const POWER_DISK_TIME: Duration = Duration::from_secs(30);
 
 /// A request to process 1, in bytes.
 pub const CONTROL_REQUEST_BYTES: usize = 4 * 1024;

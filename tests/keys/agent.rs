@@ -5,18 +5,21 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
     path::Path,
     process::{Command, Output, Stdio},
     sync::mpsc,
+    thread,
 };
 
+use guestd::sys::root_dir::RootDir;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::{
     pool::{Pool, now, open_to_questions, set, store},
     sshd_rig::{ENTER, Image, Sshd, run, stdout},
-    support::{DEADLINE, PROGRAM, TestAgent, eventually, request},
+    support::{DEADLINE, PROGRAM, TestAgent, answer, eventually, request},
 };
 
 /// Enters an image, with a network of its own, so that the agent sees no sshd but the tests'. What it logs goes to a file.
@@ -175,7 +178,7 @@ fn guestctl_lists_adds_and_removes_keys() {
 /// Adds keys one after the other until the agent is gone; tells which were there for sure.
 fn add_until_it_ends(socket: &Path, lines: &[String], told: &mpsc::Sender<usize>) {
     for (number, line) in lines.iter().enumerate() {
-        let Ok(mut stream) = std::os::unix::net::UnixStream::connect(socket) else { return };
+        let Ok(mut stream) = UnixStream::connect(socket) else { return };
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let body = json!({"keys": [line]}).to_string();
         if stream.write_all(request("POST", "/v1/keys", &body).as_bytes()).is_err() {
@@ -200,7 +203,7 @@ fn an_agent_that_is_killed_while_it_adds_keys_loses_none_that_it_has_answered_fo
         let lines: Vec<_> = (0..12).map(line).collect();
         let (tell, told) = mpsc::channel();
         let (socket, some) = (agent.socket().to_owned(), &lines);
-        let answered = std::thread::scope(|scope| {
+        let answered = thread::scope(|scope| {
             scope.spawn(move || add_until_it_ends(&socket, some, &tell));
             // Killed when it has answered for as many, and is at the next.
             let answered: Vec<_> = told.iter().take(1 + round % 7).collect();
@@ -257,6 +260,32 @@ fn host_keys_are_made_before_the_agent_is_ready_and_anew_with_another_id_of_whic
     said.find(|line| line.contains("Server listening on")).unwrap();
     assert_eq!(agent.check("keys")["state"], "ok", "{}", log(&image));
     assert_eq!(sources(&agent), ["golden", "vm"]);
+}
+
+#[test]
+fn an_agent_that_is_not_ready_answers_so_in_short() {
+    let image = Image::installed();
+    let mut agent = start(&image);
+    agent.stop(Signal::SIGTERM);
+    let root = RootDir::open(Path::new("/")).unwrap();
+    // It waits for whoever changes the files that it is about to change.
+    eventually("nobody else changes files", || root.lock().unwrap().then_some(()));
+    let socket = agent.socket().to_owned();
+    let (status, said) = thread::scope(|scope| {
+        scope.spawn(|| agent.launch(Path::new(PROGRAM), &Entrance::to(&image).words()));
+        let said = eventually("it accepts connections", || {
+            let mut stream = UnixStream::connect(&socket).ok()?;
+            stream.set_read_timeout(Some(DEADLINE)).unwrap();
+            stream.write_all(request("GET", "/v1/health", "").as_bytes()).ok()?;
+            Some(answer(&mut stream))
+        });
+        drop(root);
+        said
+    });
+    assert_eq!((status, &said["status"], &said["checks"]), (503, &json!("starting"), &json!([])), "{said}");
+    assert_eq!(said["ready_after_boot_secs"], Value::Null);
+    let later = agent.get("/v1/health");
+    assert!(later["ready_after_boot_secs"].is_number() && later["checks"].as_array().unwrap().len() > 5, "{later}");
 }
 
 /// A process that ends with this value.

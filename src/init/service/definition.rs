@@ -20,6 +20,8 @@ pub(in crate::init) struct Definition {
     pub(in crate::init) restart: Restart,
     /// First and longest pause before it is started again.
     pub(in crate::init) pause: (Duration, Duration),
+    /// Starts without a pause after lives that were ready; of the agent alone.
+    pub(in crate::init) at_once: u32,
     pub(in crate::init) stop_signal: i32,
     /// From that signal to SIGKILL.
     pub(in crate::init) grace: Duration,
@@ -105,6 +107,7 @@ impl Definition {
             after: fields.texts("after")?.unwrap_or_default(),
             restart: fields.text("restart")?.map_or(Ok(one_shot), |text| restart(&text))?,
             pause: (first, fields.time("restart_max_delay_ms")?.unwrap_or(longest).max(first)),
+            at_once: 0,
             stop_signal: signals::number(&stop_signal)
                 .ok_or_else(|| format!("`stop_signal`: there is no signal {stop_signal:?}"))?,
             grace: fields.time("stop_grace_ms")?.unwrap_or(limits::SERVICE_STOP_GRACE),
@@ -185,6 +188,7 @@ pub(in crate::init) fn agent(program: &str, env: Vec<(String, String)>) -> Defin
         after: Vec::new(),
         restart: Restart::Always,
         pause: limits::AGENT_RESTART,
+        at_once: limits::AGENT_AT_ONCE,
         stop_signal: libc::SIGTERM,
         grace: limits::AGENT_STOP_GRACE,
         ready: Ready::Notify,
@@ -233,6 +237,7 @@ mod tests {
             after: vec!["db".into()],
             restart: Restart::OnFailure,
             pause: (ms(50), ms(70)),
+            at_once: 0,
             stop_signal: libc::SIGINT,
             grace: ms(5),
             ready: Ready::Port(80),

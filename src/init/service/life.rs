@@ -8,12 +8,12 @@
 //!   Pausing <──────────────── is it to be started again? ──no──> Done (exited with 0), Failed
 //! ```
 //!
-//! The pause doubles with each end. It begins anew after a life that was ready for a while; the agent's, after one that was ready
-//! at all: whoever kills an agent that works should find it back at once.
+//! The pause doubles with each end, and begins anew after a life that was ready for a while. Some, such as the agent, have an allowance of
+//! starts without any pause, after lives that were ready at all: whoever kills an agent that works should find it back at once.
 
 use std::time::Duration;
 
-use super::Restart;
+use super::{Restart, allowance::Allowance};
 use crate::limits;
 
 /// What to do for a service.
@@ -45,8 +45,8 @@ pub(in crate::init) struct Policy {
     pub(in crate::init) ready_time: Duration,
     /// It is ready when it has exited with 0.
     pub(in crate::init) one_shot: bool,
-    /// Ready for so long, it counts as one that works, and its next pause is the first again.
-    pub(in crate::init) stable: Duration,
+    /// Starts without a pause, after lives that were ready; one more for each [`limits::SERVICE_AT_ONCE_EVERY`].
+    pub(in crate::init) at_once: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +88,7 @@ pub(in crate::init) struct Life {
     state: State,
     since: Duration,
     pause: Duration,
+    at_once: Allowance,
     restarts: u32,
     last: Option<String>,
     /// Has ended without having been asked to, since it was last wanted.
@@ -97,7 +98,8 @@ pub(in crate::init) struct Life {
 impl Life {
     pub(in crate::init) fn new(policy: Policy, enabled: bool, now: Duration) -> Self {
         let state = if enabled { State::Waiting } else { State::Stopped };
-        Self { policy, state, since: now, pause: policy.pause.0, restarts: 0, last: None, has_failed: false }
+        let at_once = Allowance::new(policy.at_once, limits::SERVICE_AT_ONCE_EVERY, now);
+        Self { policy, state, since: now, pause: policy.pause.0, at_once, restarts: 0, last: None, has_failed: false }
     }
 
     fn go(&mut self, state: State, now: Duration) {
@@ -165,23 +167,26 @@ impl Life {
         self.last = Some(ended.how.clone());
         match std::mem::replace(&mut self.state, State::Stopped) {
             State::Stopping { then: Then::Stop, .. } => self.go(State::Stopped, now),
-            State::Stopping { then: Then::Start, .. } => self.go(State::Waiting, now),
+            State::Stopping { then: Then::Start, .. } => {
+                self.go(State::Stopped, now);
+                self.start(now);
+            }
             State::Stopping { then: Then::Judge(why), .. } => {
                 self.judge(&Ended { well: false, how: ended.how }, Some(why), false, now);
             }
             State::Running { since } => {
-                let was_stable = now.saturating_sub(since) >= self.policy.stable;
-                self.judge(&ended, why, was_stable, now);
+                if now.saturating_sub(since) >= limits::SERVICE_STABLE {
+                    self.pause = self.policy.pause.0;
+                }
+                let at_once = self.at_once.take(now);
+                self.judge(&ended, why, at_once, now);
             }
             State::Starting { .. } if self.policy.one_shot && ended.well => self.go(State::Done, now),
             _ => self.judge(&ended, why, false, now),
         }
     }
 
-    fn judge(&mut self, ended: &Ended, why: Option<String>, was_stable: bool, now: Duration) {
-        if was_stable {
-            self.pause = self.policy.pause.0;
-        }
+    fn judge(&mut self, ended: &Ended, why: Option<String>, at_once: bool, now: Duration) {
         let again = match self.policy.restart {
             Restart::Always => true,
             Restart::OnFailure => !ended.well,
@@ -189,7 +194,9 @@ impl Life {
         };
         self.last = Some(why.unwrap_or_else(|| ended.how.clone()));
         self.has_failed = true;
-        if again {
+        if again && at_once {
+            self.go(State::Pausing { until: now }, now);
+        } else if again {
             let until = now + self.pause;
             // The agent's first pause is none, and doubled would stay so.
             let next = if self.pause.is_zero() { limits::AGENT_RESTART_SECOND } else { self.pause * 2 };
@@ -290,7 +297,7 @@ impl Life {
                 Some(format!("{}, and is started again", last()))
             }
             State::Running { since }
-                if self.pause > self.policy.pause.0 && now.saturating_sub(*since) < self.policy.stable =>
+                if self.pause > self.policy.pause.0 && now.saturating_sub(*since) < limits::SERVICE_STABLE =>
             {
                 Some(format!("{} before, and was started again", last()))
             }
@@ -316,7 +323,7 @@ mod tests {
         grace: Duration::from_millis(500),
         ready_time: Duration::from_millis(2000),
         one_shot: false,
-        stable: Duration::from_millis(10_000),
+        at_once: 0,
     };
 
     fn bad() -> Ended {
@@ -360,34 +367,48 @@ mod tests {
         }
         assert_eq!(pauses, [100, 200, 400, 800, 1000, 1000]);
         assert_eq!(life.restarts(), 6);
-        life.ended(bad(), None, now + POLICY.stable);
-        assert_eq!(life.deadline().unwrap() - now - POLICY.stable, ms(100));
+        life.ended(bad(), None, now + limits::SERVICE_STABLE);
+        assert_eq!(life.deadline().unwrap() - now - limits::SERVICE_STABLE, ms(100));
     }
 
+    const AGENT: Policy = Policy { pause: limits::AGENT_RESTART, at_once: limits::AGENT_AT_ONCE, ..POLICY };
+
     #[test]
-    fn an_agent_that_was_ready_is_back_after_the_first_pause_however_often_it_is_killed() {
-        let mut life = running(Policy { pause: (ms(0), ms(1000)), stable: ms(0), ..POLICY });
+    fn an_agent_that_was_ready_is_back_without_a_pause_even_if_it_is_killed_a_hundred_times() {
+        let mut life = running(AGENT);
         for kill in 0..100 {
             let now = ms(kill * 7);
             life.ended(bad(), None, now);
             assert_eq!(life.due(now, true, true), Some(Act::Spawn));
             life.spawned(now);
             life.ready(now);
+            assert_eq!(life.problem(now), None);
         }
     }
 
-    #[test]
-    fn an_agent_that_never_becomes_ready_is_not_started_without_pause() {
-        let mut life = Life::new(Policy { pause: limits::AGENT_RESTART, stable: ms(0), ..POLICY }, true, ms(0));
+    /// Starts in ten minutes of an agent that ends at once.
+    fn starts(becomes_ready: bool) -> u32 {
+        let mut life = Life::new(AGENT, true, ms(0));
         let (mut now, mut starts) = (ms(0), 0);
-        while now < ms(60_000) {
+        while now < ms(600_000) {
             assert_eq!(life.due(now, true, true), Some(Act::Spawn));
             life.spawned(now);
+            if becomes_ready {
+                life.ready(now);
+            }
             life.ended(bad(), None, now);
             now = life.deadline().unwrap();
             starts += 1;
         }
-        assert!(starts < 25, "{starts} starts in a minute");
+        starts
+    }
+
+    #[test]
+    fn an_agent_that_ends_again_and_again_is_started_every_few_seconds_in_the_end() {
+        let never_ready = starts(false);
+        assert!((100..150).contains(&never_ready), "{never_ready} starts");
+        let ready = starts(true) - limits::AGENT_AT_ONCE;
+        assert!((200..250).contains(&ready), "{ready} starts beyond those without a pause");
     }
 
     #[test]
@@ -459,10 +480,16 @@ mod tests {
     #[test]
     fn a_restart_is_a_stop_and_a_start_and_the_last_word_counts() {
         let mut life = running(POLICY);
+        life.ended(bad(), None, ms(0));
+        life.spawned(ms(0));
+        life.ready(ms(0));
+        assert!(life.problem(ms(1)).is_some());
         life.stop(true, ms(1));
         life.due(ms(1), true, true);
         life.ended(well(), None, ms(2));
         assert_eq!(life.due(ms(2), true, true), Some(Act::Spawn));
+        life.spawned(ms(2));
+        assert_eq!((life.settled(), life.problem(ms(2))), (false, None), "what was before does not count");
 
         let mut life = running(POLICY);
         life.stop(true, ms(1));

@@ -54,13 +54,13 @@ pub(in crate::init) fn may_start(service: &Definition, settled: impl Fn(&str) ->
     service.after.iter().all(|name| settled(name))
 }
 
-/// May this one be stopped now? Only when all that come after it have ended: the reverse of their start.
+/// May this one be stopped now? Only when none that comes after it is still on its way out (`ends`): the reverse of their start.
 pub(in crate::init) fn may_stop<'a>(
     name: &str,
     services: impl IntoIterator<Item = &'a Definition>,
-    runs: impl Fn(&str) -> bool,
+    ends: impl Fn(&str) -> bool,
 ) -> bool {
-    !services.into_iter().any(|other| other.after.iter().any(|after| after == name) && runs(&other.name))
+    !services.into_iter().any(|other| other.after.iter().any(|after| after == name) && ends(&other.name))
 }
 
 #[cfg(test)]

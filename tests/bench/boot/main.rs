@@ -8,6 +8,9 @@
 #[path = "../../e2e/harness/mod.rs"]
 mod harness;
 
+#[path = "../kit/http.rs"]
+#[expect(dead_code, reason = "shared by the benches")]
+mod http;
 mod native;
 #[path = "../kit/numbers.rs"]
 #[expect(dead_code, reason = "shared by the benches")]
@@ -19,6 +22,7 @@ use anyhow::{Context, Result, bail, ensure};
 use guestd::api::{Health, Info, Status};
 use harness::{BUSYBOX_INIT, GUESTD_INIT, Net, SYSTEMD, Vm, VmSpec, artifacts::Artifacts, until_every};
 use numbers::median;
+use serde::Serialize;
 use serde_json::json;
 
 /// Boots of each; an argument changes it, or leaves the VMs out: `native`.
@@ -34,6 +38,10 @@ const DEADLINE: Duration = Duration::from_secs(90);
 
 /// Runs on the machine's own processor for each boot of a VM; they take no time.
 const NATIVE_RUNS: usize = 5;
+
+/// How often the agent of a `guestd init` is killed, also on the machine's own processor, and the longest that it may be away.
+const KILLS: usize = 100;
+const MOST_AWAY_MS: f64 = 100.0;
 
 /// guestd init is at least this many times faster than systemd, and this many times as fast as busybox init.
 const BESIDE_SYSTEMD: f64 = 10.0;
@@ -55,10 +63,11 @@ struct Boot {
 
 fn main() -> Result<()> {
     if std::env::args().nth(1).as_deref() == Some("native") {
-        return native_medians(ROUNDS * NATIVE_RUNS).map(drop);
+        let native = Native::measure(ROUNDS * NATIVE_RUNS)?;
+        return native.judge();
     }
     let rounds = std::env::args().nth(1).map_or(Ok(ROUNDS), |text| text.parse()).context("ROUNDS is a number")?;
-    let native = native_medians(rounds * NATIVE_RUNS)?;
+    let native = Native::measure(rounds * NATIVE_RUNS)?;
     let mut boots: [Vec<Boot>; INITS.len()] = Default::default();
     let mut emulated = false;
     for round in 1..=rounds {
@@ -87,34 +96,73 @@ fn main() -> Result<()> {
         .collect();
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
     std::fs::create_dir_all(&out)?;
-    let report = json!({"version": env!("CARGO_PKG_VERSION"), "rounds": rounds, "emulated": emulated, "inits": rows, "native_ms": native});
+    let report = json!({"version": env!("CARGO_PKG_VERSION"), "rounds": rounds, "emulated": emulated, "inits": rows, "native": native});
     std::fs::write(out.join("boot.json"), serde_json::to_vec_pretty(&report)?)?;
 
-    for (what, [guestd, systemd, busybox]) in [("native", native), ("in VMs", [ready[0], ready[1], ready[2]])] {
-        let (systemd, busybox) = (systemd / guestd, busybox / guestd);
-        ensure!(systemd >= BESIDE_SYSTEMD, "{what}: only {systemd:.1} times as fast as systemd");
-        ensure!(busybox >= BESIDE_BUSYBOX, "{what}: slower than busybox init: {busybox:.2}");
-    }
+    native.judge()?;
+    judge("in VMs", ready)
+}
+
+/// Are these, by init, as far apart as they should be?
+fn judge(what: &str, [guestd, systemd, busybox]: [f64; INITS.len()]) -> Result<()> {
+    let (systemd, busybox) = (systemd / guestd, busybox / guestd);
+    ensure!(systemd >= BESIDE_SYSTEMD, "{what}: only {systemd:.1} times as fast as systemd");
+    ensure!(busybox >= BESIDE_BUSYBOX, "{what}: slower than busybox init: {busybox:.2}");
     Ok(())
 }
 
-/// Milliseconds from the run of each init until its agent is past its start, without a kernel to boot.
-fn native_medians(rounds: usize) -> Result<[f64; INITS.len()]> {
-    let tree = native::Tree::unpack(&Artifacts::find()?.inits)?;
-    let mut runs: [Vec<f64>; INITS.len()] = Default::default();
-    for _ in 0..rounds {
-        for ((name, init), runs) in INITS.iter().zip(&mut runs) {
-            runs.push(tree.boot(init).with_context(|| format!("running {name}"))?);
+/// What there is without a kernel to boot.
+#[derive(Debug, Serialize)]
+struct Native {
+    /// From the run of each init until its agent is past its start: medians, in milliseconds.
+    boots_ms: [f64; INITS.len()],
+    /// From each death of a killed agent to its next life's process, sorted.
+    process_ms: Vec<f64>,
+    /// From each kill until the next life was past its start.
+    answers_ms: Vec<f64>,
+}
+
+impl Native {
+    fn measure(rounds: usize) -> Result<Self> {
+        let tree = native::Tree::unpack(&Artifacts::find()?.inits)?;
+        let mut runs: [Vec<f64>; INITS.len()] = Default::default();
+        for _ in 0..rounds {
+            for ((name, init), runs) in INITS.iter().zip(&mut runs) {
+                runs.push(tree.boot(init).with_context(|| format!("running {name}"))?.ms);
+            }
         }
+        let boots_ms = runs.map(median);
+        println!(
+            "\nthis machine's own processor, in namespaces, medians of {rounds}, ms until the agent is past its start"
+        );
+        for ((name, _), ms) in INITS.iter().zip(boots_ms) {
+            println!("{name:<22}{ms:>14.1}{:>10.2}", ms / boots_ms[0]);
+        }
+
+        let booted = tree.boot(GUESTD_INIT)?;
+        let aways: Vec<_> = (0..KILLS).map(|_| booted.kill_agent()).collect::<Result<_>>().context("killing agents")?;
+        let sorted = |of: fn(&native::Away) -> f64| {
+            let mut times: Vec<_> = aways.iter().map(of).collect();
+            times.sort_by(f64::total_cmp);
+            times
+        };
+        let native =
+            Self { boots_ms, process_ms: sorted(|away| away.process), answers_ms: sorted(|away| away.answers) };
+        println!("its agent killed {KILLS} times while it runs an exec, ms until{:>12}{:>10}", "median", "most");
+        for (what, times) in
+            [("its next process runs", &native.process_ms), ("that is past its start", &native.answers_ms)]
+        {
+            println!("{what:<22}{:>50.1}{:>10.1}", median(times.clone()), times[KILLS - 1]);
+        }
+        Ok(native)
     }
-    let medians = runs.map(median);
-    println!(
-        "\nthis machine's own processor, in namespaces, medians of {rounds}, ms until the agent is past its start"
-    );
-    for ((name, _), ms) in INITS.iter().zip(medians) {
-        println!("{name:<22}{ms:>14.1}{:>10.2}", ms / medians[0]);
+
+    fn judge(&self) -> Result<()> {
+        judge("native", self.boots_ms)?;
+        let most = self.answers_ms.iter().copied().fold(0.0, f64::max);
+        ensure!(most < MOST_AWAY_MS, "native: a killed agent was away for {most:.1} ms");
+        Ok(())
     }
-    Ok(medians)
 }
 
 fn boot(init: &'static str) -> Result<(Boot, bool)> {

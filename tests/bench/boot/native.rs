@@ -2,25 +2,31 @@
 //!
 //! Root is nobody special there (a user namespace, in which it has the ids that it has outside, and owns the files of the tree): an init that would set
 //! the clock, devices or sysctls reaches nothing of the machine. The agent has no vsock there, and looks at listeners from time to time.
+//!
+//! The agent is also killed there, again and again while it runs execs: how soon is it back?
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    os::unix::net::UnixStream,
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use guestd::{
-    api::{Health, Status},
+    api::{Health, Service, ServiceState, Status},
     sys::cgroup,
 };
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::until_every;
+use crate::{harness::until_every, http::Http};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -80,8 +86,8 @@ impl Tree {
         self.dir.path().join("mounted")
     }
 
-    /// Milliseconds from the run of this init until its agent is past its start: ready, or degraded, as without BPF.
-    pub(crate) fn boot(&self, init: &str) -> Result<f64> {
+    /// Runs this init until its agent is past its start: ready, or degraded, as without BPF.
+    pub(crate) fn boot(&self, init: &str) -> Result<Booted> {
         let cgroup = Cgroup::new()?;
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "sh", "-c", OUTER]).arg(&cgroup.0).arg(INNER);
@@ -101,24 +107,98 @@ impl Tree {
         let begun = Instant::now();
         let children = proc.join("task").join(child.0.id().to_string()).join("children");
         let init = fs::read_to_string(children).context("reading which process is init")?;
-        let socket = format!("/proc/{}/root/run/guestd.sock", init.trim());
-        until_every("the agent is ready, or degraded", DEADLINE, ASK_EVERY, || {
-            // It is not there, or not yet as it should be.
-            let is_up = |health: &Health| matches!(health.status, Status::Ready | Status::Degraded);
-            Ok(health(&socket).ok().filter(is_up).map(drop))
-        })?;
-        Ok(begun.elapsed().as_secs_f64() * 1000.0)
+        let socket = format!("/proc/{}/root/run/guestd.sock", init.trim()).into();
+        let mut booted = Booted { ms: 0.0, socket, _child: child, cgroup };
+        booted.wait()?;
+        booted.ms = ms(begun);
+        Ok(booted)
     }
 }
 
-fn health(socket: &str) -> Result<Health> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(DEADLINE))?;
-    stream.write_all(b"GET /v1/health HTTP/1.1\r\nHost: guestd\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (_, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-    Ok(serde_json::from_str(body)?)
+/// One that has booted. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Booted {
+    /// Milliseconds from the run of its init until its agent was past its start.
+    pub(crate) ms: f64,
+    socket: PathBuf,
+    _child: Ended,
+    cgroup: Cgroup,
+}
+
+/// An agent's time away, in milliseconds after it was killed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Away {
+    /// Until its next life's process ran.
+    pub(crate) process: f64,
+    /// Until that was past its start.
+    pub(crate) answers: f64,
+}
+
+impl Booted {
+    fn wait(&self) -> Result<()> {
+        until_every("the agent is ready, or degraded", DEADLINE, ASK_EVERY, || {
+            // It is not there, or not yet as it should be.
+            let is_up = |health: &Health| matches!(health.status, Status::Ready | Status::Degraded);
+            Ok(self.get("/v1/health").ok().filter(is_up).map(drop))
+        })
+    }
+
+    fn get<T: serde::de::DeserializeOwned>(&self, target: &str) -> Result<T> {
+        Http::connect(&self.socket)?.ask("GET", target, b"")
+    }
+
+    /// Kills the agent of `guestd init` while it runs an exec. Nothing else that init runs may end by it.
+    pub(crate) fn kill_agent(&self) -> Result<Away> {
+        let before: Vec<Service> = self.get("/v1/services")?;
+        ensure!(!before.is_empty(), "it has no agent: is it guestd init?");
+        let exec = br#"{"command": ["sleep", "4242"], "detach": true}"#;
+        let _: Value = Http::connect(&self.socket)?.ask("POST", "/v1/exec", exec)?;
+        let agent = self.outside(before[0].pid.context("it does not run")?)?;
+        let killed = Instant::now();
+        kill(agent, Signal::SIGKILL).context("killing the agent")?;
+        self.wait()?;
+        let answers = ms(killed);
+        let after: Vec<Service> = self.get("/v1/services")?;
+        let ([agent, before @ ..], [next, after @ ..]) = (&before[..], &after[..]) else { bail!("there is no agent") };
+        ensure!(next.pid != agent.pid && next.restarts == agent.restarts + 1, "{next:#?}");
+        ensure!(next.last_exit.as_deref() == Some("SIGKILL"), "{next:#?}");
+        let running = |services: &[Service]| -> Vec<_> {
+            let running = services.iter().filter(|service| service.state == ServiceState::Running);
+            running.map(|service| (service.name.clone(), service.pid)).collect()
+        };
+        let lost: Vec<_> = running(before).into_iter().filter(|one| !running(after).contains(one)).collect();
+        ensure!(lost.is_empty(), "services that ran do not any more: {lost:?}");
+        let (exited, started) = (next.exited_secs.context("it lives")?, next.started_secs.context("it does not run")?);
+        Ok(Away { process: (started - exited) * 1000.0, answers })
+    }
+
+    /// The number that a process of the boot has on this machine.
+    fn outside(&self, pid: i32) -> Result<Pid> {
+        let is_it = |process: &i32| {
+            let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default().to_owned();
+            numbers.split_whitespace().next_back() == Some(&pid.to_string())
+        };
+        let found = processes(&self.cgroup.0)?.into_iter().find(is_it);
+        Ok(Pid::from_raw(found.with_context(|| format!("process {pid} of the boot is not found"))?))
+    }
+}
+
+/// Those in a cgroup and all below it.
+fn processes(cgroup: &Path) -> std::io::Result<Vec<i32>> {
+    let own = fs::read_to_string(cgroup.join("cgroup.procs"))?;
+    let mut processes: Vec<_> = own.lines().filter_map(|pid| pid.parse().ok()).collect();
+    for entry in fs::read_dir(cgroup)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            processes.extend(self::processes(&entry.path())?);
+        }
+    }
+    Ok(processes)
+}
+
+fn ms(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1000.0
 }
 
 /// Ends with all that it has started: the namespace of processes ends with its first one.

@@ -33,7 +33,7 @@ use report::Report;
 use service::Service;
 
 /// Rounds; the medians count. Another number by the environment variable ROUNDS.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 7;
 
 /// What a machine has as its default may pace (BBR does), and then timers are measured. Guests have cubic, which a namespace may not choose
 /// by itself; without loss, as on loopback, the two do the same.
