@@ -60,13 +60,6 @@ impl Desk {
         self.connections.iter().flatten().map(|(_, until)| *until).min()
     }
 
-    /// Closes those that did not ask in time.
-    pub(super) fn hang_up(&mut self, now: Duration) {
-        for place in &mut self.connections {
-            place.take_if(|(_, until)| now >= *until);
-        }
-    }
-
     /// Takes a connection in; the number of its place. Beyond the limit it is closed.
     fn take(&mut self, connection: Connection) -> Option<usize> {
         let index = self.connections.iter().position(Option::is_none)?;
@@ -89,9 +82,26 @@ impl Supervisor {
         }
     }
 
+    /// Closes those that did not ask in time.
+    pub(super) fn hang_up(&mut self) {
+        let now = now();
+        for index in 0..self.desk.connections.len() {
+            if self.desk.connections[index].as_ref().is_some_and(|(_, until)| now >= *until) {
+                self.let_go(index);
+            }
+        }
+    }
+
+    /// Gives a place back.
+    fn let_go(&mut self, index: usize) -> Option<Connection> {
+        let (connection, _) = self.desk.connections.get_mut(index)?.take()?;
+        self.unwatch(&connection);
+        Some(connection)
+    }
+
     /// Reads a question, answers it, and closes.
     pub(super) fn answer(&mut self, index: usize) {
-        let Some((connection, _)) = self.desk.connections.get_mut(index).and_then(Option::take) else { return };
+        let Some(connection) = self.let_go(index) else { return };
         let answer = match connection.receive(limits::CONTROL_REQUEST_BYTES) {
             Ok(message) if message.is_empty() => return,
             Ok(message) => match serde_json::from_slice(&message) {

@@ -2,12 +2,7 @@
 //!
 //! Each is a line of the boot's timeline. None ends the boot: what fails is named, with what the VM lacks for it.
 
-use std::{
-    fs, io,
-    net::Ipv6Addr,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, net::Ipv6Addr, os::unix::fs::DirBuilderExt, path::Path};
 
 use super::{
     files,
@@ -154,15 +149,15 @@ fn set_stale_clock(problems: &mut Vec<String>) {
     }
 }
 
-/// The init that this one is to become, if it can be run.
+/// Whether there is the init that this one is to become.
 ///
 /// # Errors
 /// A sentence.
-pub(super) fn check_handoff(path: &Path) -> Result<PathBuf, String> {
+pub(super) fn check_handoff(path: &Path) -> Result<(), String> {
     let found = fs::canonicalize(path).map_err(|error| format!("`handoff`: {} is no init: {error}", path.display()))?;
     let ours = fs::canonicalize("/proc/self/exe").ok();
     if ours.as_ref() == Some(&found) {
         return Err(format!("`handoff`: {} is guestd itself", path.display()));
     }
-    Ok(found)
+    Ok(())
 }

@@ -21,7 +21,9 @@ use crate::{
     limits,
     sys::{
         boot::{self, Reboot},
-        crash, mountinfo, supervise,
+        crash, mountinfo,
+        process::foreground,
+        supervise,
     },
 };
 
@@ -48,15 +50,18 @@ pub(super) fn finish(action: PowerAction, begun: Duration) -> ! {
     let (patience, killed) = limits::POWER_OTHERS_TIME;
     let _ = supervise::kill(-1, libc::SIGTERM);
     let _ = supervise::kill(-1, libc::SIGCONT);
-    if !reap_all(patience) {
+    if !reap(None, patience) {
         let _ = supervise::kill(-1, libc::SIGKILL);
-        reap_all(killed);
+        reap(None, killed);
     }
     let others = now();
-    late::keep_seed();
-    nix::unistd::sync();
-    unmount_all();
-    nix::unistd::sync();
+    match foreground::aside(clean_disk) {
+        Ok(child) if !reap(Some(child), limits::POWER_DISK_TIME) => {
+            tell("the disk cannot be made clean: it is frozen, or does not answer; the VM ends without");
+        }
+        Ok(_) => {}
+        Err(_) => clean_disk(),
+    }
     let millis = |from: Duration, to: Duration| to.saturating_sub(from).as_millis();
     tell(&format!(
         "the VM ends: services took {} ms, others {} ms, the disk {} ms",
@@ -71,11 +76,15 @@ pub(super) fn finish(action: PowerAction, begun: Duration) -> ! {
     }
 }
 
-/// Waits for all processes to end. Whether they have.
-fn reap_all(patience: Duration) -> bool {
+/// Waits for all processes to end, or for this one. Whether they have.
+fn reap(one: Option<i32>, patience: Duration) -> bool {
     let until = Instant::now() + patience;
     loop {
-        while let Ok(Some(_)) = supervise::reap() {}
+        while let Ok(Some((pid, _))) = supervise::reap() {
+            if Some(pid) == one {
+                return true;
+            }
+        }
         if !supervise::has_children() {
             return true;
         }
@@ -84,6 +93,13 @@ fn reap_all(patience: Duration) -> bool {
         }
         thread::sleep(LOOK);
     }
+}
+
+fn clean_disk() {
+    late::keep_seed();
+    nix::unistd::sync();
+    unmount_all();
+    nix::unistd::sync();
 }
 
 /// Unmounts what can be, what is mounted last first, and makes the rest read-only: the root above all.

@@ -15,7 +15,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::{
     ring::Ring,
-    service::{Act, Definition, Ended, Life, Policy, Ready},
+    service::{Act, Definition, Ended, Life, Member, Policy, Ready},
     spawn::{NO_CGROUP, NO_LIMIT, Spawner, give_to},
     timeline::{secs, shorten},
 };
@@ -75,19 +75,33 @@ impl Stream {
     }
 }
 
+impl Member for Unit {
+    fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
+    fn life(&self) -> &Life {
+        &self.life
+    }
+
+    fn life_mut(&mut self) -> &mut Life {
+        &mut self.life
+    }
+}
+
 impl Unit {
     /// A service that does not run yet.
     ///
     /// # Errors
     /// Out of descriptors.
-    pub(super) fn new(definition: Definition, stable: Duration, now: Duration) -> io::Result<Self> {
+    pub(super) fn new(definition: Definition, now: Duration) -> io::Result<Self> {
         let policy = Policy {
             restart: definition.restart,
             pause: definition.pause,
             grace: definition.grace,
             ready_time: definition.ready_time,
             one_shot: definition.ready == Ready::Exit,
-            stable,
+            at_once: definition.at_once,
         };
         let mut unit = Self {
             life: Life::new(policy, definition.enabled, now),
@@ -168,7 +182,7 @@ impl Unit {
 
     /// Ends all of it at one stroke.
     pub(super) fn kill(&self) {
-        let whole = self.cgroup.as_ref().is_some_and(|cgroup| cgroup.kill().is_ok());
+        let whole = self.cgroup.as_ref().is_some_and(|cgroup| cgroup.kill_all().is_ok());
         if let (Some(pid), false) = (self.pid(), whole) {
             // It leads a group of its own.
             let _ = supervise::kill(-pid, libc::SIGKILL);
@@ -179,6 +193,10 @@ impl Unit {
     fn spawn(&mut self, spawner: &Spawner, env: &[(&str, String)], now: Duration) {
         self.notes.retain(|note| !note.starts_with(NO_CGROUP) && !note.starts_with(NO_LIMIT));
         self.cgroup = spawner.cgroup(&self.definition, &mut self.notes);
+        if let Some(made) = &self.cgroup {
+            // One that was to be removed may have been, and its name is this one's now.
+            self.emptying.retain(|old| old.path() != made.path());
+        }
         let mut env = env.to_vec();
         if let Some((_, path)) = &self.notify {
             env.push(("NOTIFY_SOCKET", path.display().to_string()));
@@ -265,9 +283,10 @@ impl Unit {
         // One that was quicker than the news of it has been ready all the same.
         self.has_news(now);
         self.exited = Some(now);
+        let pid = self.pid();
         let failure = self.process.take().and_then(Forked::failure);
         let why = failure.map(|error| explain(&self.definition, &error));
-        self.kill_leftovers();
+        self.kill_leftovers(pid);
         let ended = Ended { well: exit == Exit::Code(0), how: shown(exit) };
         let unwanted = !self.life.is_stopping();
         self.life.ended(ended, why.clone(), now);
@@ -280,10 +299,11 @@ impl Unit {
         })
     }
 
-    /// What a service leaves running ends with it.
-    fn kill_leftovers(&mut self) {
-        if let Some(cgroup) = &self.cgroup {
-            let _ = cgroup.kill();
+    /// What a service leaves running ends with it, who was this process.
+    fn kill_leftovers(&mut self, pid: Option<i32>) {
+        let whole = self.cgroup.as_ref().is_some_and(|cgroup| cgroup.kill_all().is_ok());
+        if let (Some(pid), false) = (pid, whole) {
+            let _ = supervise::kill(-pid, libc::SIGKILL);
         }
         self.leave_cgroup();
     }

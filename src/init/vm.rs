@@ -15,7 +15,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use super::{
     control::Desk,
     early, ending, late,
-    service::{AGENT, Act, Definition, agent, may_start, may_stop},
+    service::{self, AGENT, Act, Definition, Member as _, agent},
     spawn::Spawner,
     timeline::{Timeline, now, secs, shorten, tell},
     unit::{Unit, shown},
@@ -99,7 +99,7 @@ pub(super) fn run() -> ExitCode {
     ending::know(config.power);
     if let Some(init) = &config.handoff {
         match early::check_handoff(init) {
-            Ok(init) => timeline.step("hand-over", |problems| problems.push(hand_over(&init))),
+            Ok(()) => timeline.step("hand-over", |problems| problems.push(hand_over(init))),
             Err(why) => timeline.step("hand-over", |problems| problems.push(format!("{why}; guestd goes on as init"))),
         }
     }
@@ -140,7 +140,8 @@ fn hand_over(init: &Path) -> String {
     let env: Vec<CString> = std::env::vars_os()
         .filter_map(|(key, value)| CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()).ok())
         .collect();
-    let Err(error) = nix::unistd::execve(&program, &[&program], &env);
+    // Of a program that is many, such as busybox, the name says which.
+    let Err(error) = nix::unistd::execve(&program, &[c"init"], &env);
     format!("hand-over to {} failed: {error}; guestd goes on as init", init.display())
 }
 
@@ -158,13 +159,13 @@ impl Supervisor {
         let agent = agent(program.as_deref().unwrap_or("/usr/local/bin/guestd"), env);
         let mut timeline = std::mem::take(&mut self.timeline);
         timeline.step("agent", |problems| {
-            self.add(agent, limits::AGENT_STABLE, problems);
+            self.add(agent, problems);
             self.act();
         });
         let (services, problems) = late::steps(&mut timeline);
         timeline.step("first services", |said| {
             for service in services {
-                self.add(service, limits::SERVICE_STABLE, said);
+                self.add(service, said);
             }
             for (name, mut why) in problems {
                 tell(&format!("service {name}: {why}"));
@@ -181,9 +182,9 @@ impl Supervisor {
         self.timeline = timeline;
     }
 
-    fn add(&mut self, definition: Definition, stable: Duration, problems: &mut Vec<String>) {
+    fn add(&mut self, definition: Definition, problems: &mut Vec<String>) {
         let name = definition.name.clone();
-        match Unit::new(definition, stable, now()) {
+        match Unit::new(definition, now()) {
             Ok(unit) => self.units.push(unit),
             Err(error) => return problems.push(format!("the service {name} cannot be run: {error}")),
         }
@@ -207,6 +208,11 @@ impl Supervisor {
         };
         let Some(fd) = fd else { return Ok(()) };
         Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.number()))?)
+    }
+
+    /// Is told no more by a descriptor. To close it is not enough: a child that has not run its program yet has it, too.
+    pub(super) fn unwatch(&self, fd: impl AsFd) {
+        let _ = self.epoll.delete(fd);
     }
 
     /// Waits for something to happen, and sees to it.
@@ -243,7 +249,7 @@ impl Supervisor {
                 }
             }
         }
-        self.desk.hang_up(now());
+        self.hang_up();
         self.act();
         self.go_on_ending();
     }
@@ -294,13 +300,9 @@ impl Supervisor {
     /// Carries out all that is due.
     pub(super) fn act(&mut self) {
         let now = now();
-        for index in 0..self.units.len() {
-            if let Some(unit) = self.units.get_mut(index) {
-                unit.look(now);
-            }
-            let (start, stop) = (self.may_start(index), self.may_stop(index));
-            let Some(unit) = self.units.get_mut(index) else { continue };
-            let Some(act) = unit.life.due(now, start, stop) else { continue };
+        self.units.iter_mut().for_each(|unit| unit.look(now));
+        while let Some((index, act)) = service::due(&mut self.units, now, self.ending.is_some()) {
+            let Some(unit) = self.units.get_mut(index) else { return };
             unit.act(act, &self.spawner, &[], now);
             tell_failure(unit, now);
             if act == Act::Spawn
@@ -313,25 +315,6 @@ impl Supervisor {
         }
     }
 
-    fn find(&self, name: &str) -> Option<&Unit> {
-        self.units.iter().find(|unit| unit.definition.name == name)
-    }
-
-    fn may_start(&self, index: usize) -> bool {
-        let settled = |name: &str| self.find(name).is_none_or(|unit| unit.life.settled());
-        self.ending.is_none() && self.units.get(index).is_some_and(|unit| may_start(&unit.definition, settled))
-    }
-
-    fn may_stop(&self, index: usize) -> bool {
-        let Some(unit) = self.units.get(index) else { return false };
-        // All others come after the agent. When the VM ends it ends with what it runs, after the last service.
-        if index == 0 {
-            return self.ending.is_none();
-        }
-        let definitions = self.units.iter().map(|unit| &unit.definition);
-        may_stop(&unit.definition.name, definitions, |name| self.find(name).is_some_and(|unit| unit.life.runs()))
-    }
-
     /// Has the VM end. Once is enough.
     pub(super) fn end(&mut self, action: PowerAction) {
         if self.ending.is_some() {
@@ -340,8 +323,8 @@ impl Supervisor {
         let now = now();
         // What is not on the disk yet gets there while services end.
         let _ = foreground::aside(nix::unistd::sync);
-        let longest = self.units.iter().skip(1).map(|unit| unit.definition.grace).max().unwrap_or_default();
-        let until = now + longest + limits::POWER_SERVICES_TIME;
+        let running = self.units.iter().skip(1).filter(|unit| unit.life.runs());
+        let until = now + service::stop_time(running.map(Unit::definition)) + limits::POWER_SERVICES_TIME;
         self.ending = Some(Ending { action, begun: now, until, killed: false });
         for unit in &mut self.units {
             unit.life.stop(false, now);

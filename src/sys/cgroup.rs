@@ -3,6 +3,7 @@
 //! A process leaves its process group and its session as it likes; it does not leave its cgroup by accident. No controllers are
 //! needed for that, so this works in a delegated unit, on a hybrid hierarchy (cgroup2 beside version 1) and in the root cgroup.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,13 +17,19 @@ mod root;
 mod tree;
 mod usage;
 
-use super::mountinfo;
+use super::{mountinfo, pidfd::Pidfd};
 use leftover::Lock;
 
 pub use controllers::{Controller, Controllers, NoControllers};
 pub use root::{NoRoot, root};
 pub use tree::CgroupTree;
 pub use usage::{Bound, Usage};
+
+/// Looks for members that are not killed yet. The last finds none, but for a tree that forks as fast as it is looked at.
+const KILL_LOOKS: usize = 16;
+
+/// Handles of processes that are open at once meanwhile.
+const KILL_HANDLES: usize = 128;
 
 /// How the name of a cgroup begins that is made to see whether that can be done.
 const PROBE: &str = "guestd-probe-";
@@ -231,6 +238,41 @@ impl Cgroup {
         self.write("cgroup.kill", "1")
     }
 
+    /// The same on every kernel: before Linux 5.14 one by one, while none of it runs and could make others.
+    ///
+    /// # Errors
+    /// It is gone, or cannot be read.
+    pub fn kill_all(&self) -> io::Result<()> {
+        match self.kill() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.kill_each(),
+            other => other,
+        }
+    }
+
+    fn kill_each(&self) -> io::Result<()> {
+        // Before Linux 5.2 it is not to be had, and what is made meanwhile is found by the next look.
+        let _ = self.freeze();
+        let mut killed = HashSet::new();
+        for _ in 0..KILL_LOOKS {
+            let strangers: Vec<i32> = self.members()?.into_iter().filter(|pid| !killed.contains(pid)).collect();
+            if strangers.is_empty() {
+                break;
+            }
+            for some in strangers.chunks(KILL_HANDLES) {
+                let opened: Vec<Pidfd> = some.iter().filter_map(|pid| Pidfd::open(*pid).ok()).collect();
+                // Who is a member before and after is the one that is meant.
+                let still = HashSet::<i32>::from_iter(self.members()?);
+                for process in opened.into_iter().filter(|process| still.contains(&process.pid())) {
+                    let _ = process.signal(libc::SIGKILL);
+                    killed.insert(process.pid());
+                }
+            }
+        }
+        // Whoever was not found would stand still for ever.
+        let _ = self.thaw();
+        Ok(())
+    }
+
     /// Stops all that is in it and below from running, so that it can be killed one by one without forking away meanwhile; a
     /// frozen process can be killed.
     ///
@@ -376,5 +418,19 @@ mod tests {
         cgroup.remove().unwrap();
         assert!(!cgroup.path().exists());
         cgroup.remove().unwrap();
+    }
+
+    #[test]
+    fn all_of_a_cgroup_can_be_killed_one_by_one_also_what_goes_on_forking() {
+        let name = format!("guestd-unit-kill-{}", std::process::id());
+        let cgroup = CgroupParent::detect().unwrap().create(&name).unwrap();
+        let forks = format!("echo $$ >{}/cgroup.procs; sleep 600 & while :; do true & done", cgroup.path().display());
+        let mut child = std::process::Command::new("sh").args(["-c", &forks]).spawn().unwrap();
+        let looks = std::iter::repeat_with(|| std::thread::sleep(std::time::Duration::from_millis(5)));
+        looks.take(2000).take_while(|()| cgroup.members().unwrap().len() < 3).for_each(drop);
+        cgroup.kill_each().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(libc::SIGKILL));
+        let gone = std::iter::repeat_with(|| std::thread::sleep(std::time::Duration::from_millis(5)));
+        assert!(gone.take(2000).any(|()| cgroup.remove().is_ok()), "left: {:?}", cgroup.members());
     }
 }

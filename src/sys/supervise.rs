@@ -13,7 +13,7 @@ use nix::sys::{
     signalfd::{SfdFlags, SignalFd},
 };
 
-use super::pidfd::Exit;
+use super::{pidfd::Exit, process::keep_exit_statuses};
 
 /// Signals that come to be read instead of interrupting: all that can be, but those that a fault of our own raises.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ impl Signals {
     /// # Errors
     /// Out of descriptors.
     pub fn take() -> io::Result<Self> {
+        // Where whoever started us has SIGCHLD ignored it would not come, blocked or not.
+        keep_exit_statuses()?;
         // All 64 by hand: libc's own call leaves those out that it keeps to itself, which no process with one thread needs.
         // SAFETY: a mask is plain data, for which zeroes and ones are values; 64 signals are 8 bytes.
         let mut all = unsafe {

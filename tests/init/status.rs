@@ -19,6 +19,13 @@ fn death_by_a_signal_is_128_and_its_number() {
 }
 
 #[test]
+fn the_end_is_seen_where_whoever_started_it_ignores_the_ends_of_children() {
+    let script = "trap '' CHLD; exec \"$@\"";
+    let (status, _, said) = start(&["timeout", "60", "sh", "-c", script, "sh"], ["--", "sh", "-c", "exit 7"]).end();
+    assert_eq!(status, 7, "{said}");
+}
+
+#[test]
 fn remapped_exit_statuses_are_0_and_others_stay() {
     assert_eq!(run(&["-e", "143"], "kill -TERM $$").0, 0);
     assert_eq!(run(&["-e", "143", "-e", "7"], "exit 7").0, 0);

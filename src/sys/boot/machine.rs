@@ -2,9 +2,26 @@
 
 #![expect(unsafe_code, reason = "reboot(2), finit_module(2) and prctl(2) have no safe wrapper among our crates")]
 
-use std::{fs, fs::File, io, os::fd::AsRawFd, path::Path};
+use std::{
+    fs,
+    fs::File,
+    io,
+    os::fd::AsRawFd,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    statvfs::{FsFlags, statvfs},
+};
+
+/// For all file systems to become read-only. It takes some milliseconds.
+const EMERGENCY_TIME: Duration = Duration::from_secs(1);
+
+/// Between two looks whether they are.
+const EMERGENCY_LOOK: Duration = Duration::from_millis(2);
 
 /// How the machine ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,12 +54,20 @@ pub fn ctrl_alt_del_is_a_signal() -> io::Result<()> {
     check(unsafe { libc::reboot(libc::RB_DISABLE_CAD) })
 }
 
-/// Has the kernel make all file systems read-only, whoever has files open: SysRq's `u`.
+/// Has the kernel make all file systems read-only, whoever has files open: SysRq's `u`, which the kernel does by and by.
 ///
 /// # Errors
-/// Without SysRq in the kernel.
+/// Without SysRq in the kernel, and `TimedOut` where the root is still writable after [`EMERGENCY_TIME`].
 pub fn emergency_read_only() -> io::Result<()> {
-    fs::write("/proc/sysrq-trigger", "u")
+    fs::write("/proc/sysrq-trigger", "u")?;
+    let give_up = Instant::now() + EMERGENCY_TIME;
+    while !statvfs("/")?.flags().contains(FsFlags::ST_RDONLY) {
+        if Instant::now() >= give_up {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        thread::sleep(EMERGENCY_LOOK);
+    }
+    Ok(())
 }
 
 /// From linux/module.h.

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use guestd::api::{CheckState, Info, Service, ServiceState};
 
 use super::{init_check, is_process_1, services};
-use crate::harness::{Net, SYSTEMD, Vm, VmSpec, until};
+use crate::harness::{BUSYBOX_INIT, Net, SYSTEMD, Vm, VmSpec, until};
 
 /// Mount point and options that must be there, as /proc/mounts has them.
 const MOUNTED: [(&str, &str, &[&str]); 10] = [
@@ -130,6 +130,18 @@ fn the_timeline_is_told(vm: &Vm<'_>) -> Result<()> {
     println!("{shown}");
     ensure!(shown.out().contains("BOOT STEP"), "{shown}");
     Ok(())
+}
+
+#[test]
+fn a_program_that_is_many_takes_over_as_the_init_that_it_is() -> Result<()> {
+    let net = Net::new()?;
+    let mut spec = VmSpec::with_guestd_init();
+    spec.kernel_args.push(format!("guestd.handoff={BUSYBOX_INIT}"));
+    let vm = Vm::boot(&net, spec)?;
+    vm.wait_ready()?;
+    let process_1 = vm.ctl(["exec", "--", "sh", "-c", "readlink /proc/1/exe; tr '\\0' ' ' </proc/1/cmdline"])?.ok()?;
+    ensure!(process_1.out().trim() == "/bin/busybox\ninit", "{process_1}");
+    vm.passed()
 }
 
 #[test]

@@ -108,6 +108,20 @@ fn a_fault_of_process_1_is_told_on_the_console_and_ends_the_vm() -> Result<()> {
 }
 
 #[test]
+fn a_disk_that_somebody_has_frozen_does_not_keep_the_vm_from_ending() -> Result<()> {
+    let net = Net::new()?;
+    let mut vm = Vm::boot(&net, VmSpec { disk: Disk::Own(vec![]), ..VmSpec::with_guestd_init() })?;
+    vm.wait_ready()?;
+    vm.ctl(["exec", "--", "fsfreeze", "-f", "/"])?.ok()?;
+    vm.ctl(["power", "off"])?;
+    vm.wait_end(2 * DEADLINE)?;
+    let console = vm.console_text()?;
+    ensure!(console.contains("the disk cannot be made clean") && console.contains("the VM ends: "), "{console}");
+    vm.passed_ended();
+    Ok(())
+}
+
+#[test]
 fn a_vm_with_another_init_is_ended_by_that() -> Result<()> {
     for init in [SYSTEMD, BUSYBOX_INIT] {
         ends_by(init, |vm| vm.ctl(["power", "off"])?.ok())?;

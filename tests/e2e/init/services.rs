@@ -27,7 +27,11 @@ fn services_are_started_stopped_and_reaped_and_one_that_crashes_costs_nothing() 
         PATIENCE,
         || Ok((service(&vm, "web")?.state == ServiceState::Running).then_some(())),
     )?;
+    until("what comes after it has been run", PATIENCE, || {
+        Ok((service(&vm, "after-web")?.state == ServiceState::Done).then_some(()))
+    })?;
     stop_start_and_restart(&vm)?;
+    what_others_come_after_is_restarted_by_itself(&vm)?;
     a_killed_service_comes_back_with_nothing_left_of_it(&vm)?;
     one_that_ignores_its_signal_is_killed_after_its_grace(&vm)?;
     a_program_that_is_not_there_is_named(&vm)?;
@@ -56,6 +60,14 @@ fn stop_start_and_restart(vm: &Vm<'_>) -> Result<()> {
     let refused = vm.ctl(["service", "stop", "guestd"])?.exits(125)?;
     ensure!(refused.err().contains("this is the agent"), "{refused}");
     vm.ctl(["service", "start", "nothing"])?.exits(125)?;
+    Ok(())
+}
+
+fn what_others_come_after_is_restarted_by_itself(vm: &Vm<'_>) -> Result<()> {
+    let (sshd, web) = (service(vm, "sshd")?.pid, service(vm, "web")?.pid);
+    let restarted = told(vm, "restart", "sshd", 0)?;
+    ensure!(restarted.state == ServiceState::Running && restarted.pid != sshd, "{restarted:#?}");
+    ensure!(service(vm, "web")?.pid == web, "the web service is another one");
     Ok(())
 }
 
