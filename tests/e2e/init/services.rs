@@ -74,7 +74,9 @@ fn what_others_come_after_is_restarted_by_itself(vm: &Vm<'_>) -> Result<()> {
 fn a_killed_service_comes_back_with_nothing_left_of_it(vm: &Vm<'_>) -> Result<()> {
     let before = service(vm, "web")?.pid.context("it does not run")?;
     // A child that has left session and group, as daemons do, but not the cgroup.
-    vm.sh(&format!("echo $$ >/sys/fs/cgroup/web.service/cgroup.procs; setsid -f sleep 4242; kill -KILL {before}"))?;
+    let join = "echo $$ >/sys/fs/cgroup/web.service/cgroup.procs; exec sleep 4242";
+    let joined = "[ $(wc -l </sys/fs/cgroup/web.service/cgroup.procs) -ge 2 ]";
+    vm.sh(&format!("setsid -f sh -c '{join}'; until {joined}; do sleep 0.05; done; kill -KILL {before}"))?;
     until("it is back, and what it left is not", PATIENCE, || {
         let now = service(vm, "web")?;
         let back = now.state == ServiceState::Running && now.pid != Some(before) && now.restarts == 1;
