@@ -123,6 +123,8 @@ fn decide(table: &ListenerTable, settings: &Settings) -> (BridgePlan, BTreeMap<u
     if of_several.is_empty() {
         return (plan, left_out);
     }
+    // What nobody asked for makes room.
+    let mut asked = plan.values().filter(|planned| !planned.is_auto()).count();
     for socket in &table.sockets {
         let port = socket.port;
         let bind = Bind::of(socket);
@@ -140,10 +142,11 @@ fn decide(table: &ListenerTable, settings: &Settings) -> (BridgePlan, BTreeMap<u
             format!("{what}; if it is meant to be public, `guestctl bridge add {port} {to}`")
         } else if let Some(other) = ipv6.get(&port) {
             format!("the port is served over IPv6, by who listens on [{}]:{port}", other.address)
-        } else if !plan.contains_key(&port) && plan.len() >= limits::BRIDGE_PORTS {
+        } else if !by_this_rule && asked >= limits::BRIDGE_PORTS {
             format!("{} ports are bridged, which is the most", limits::BRIDGE_PORTS)
         } else {
             if !by_this_rule {
+                asked += 1;
                 plan.insert(port, Planned::of_rule(rule, port, table));
             }
             if let Some(planned) = plan.get_mut(&port) {

@@ -8,6 +8,7 @@
 //! ```
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
     io,
     process::{Child, ExitStatus},
@@ -26,7 +27,12 @@ use super::{
     retired::{self, Retired, RetiredPlanes},
     tally::{Account, Tally},
 };
-use crate::{limits, listeners::OwnSockets, sys::pidfd::Pidfd};
+use crate::{
+    facts::SocketFact,
+    limits,
+    listeners::{ListenerTable, OwnSockets},
+    sys::pidfd::Pidfd,
+};
 
 /// First and longest wait before a plane that ended is started again; the first time there is none.
 const RESTART: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
@@ -113,6 +119,17 @@ impl Planes {
             Ok(Err(error)) => Err(self.lose_awaited(error).await),
             Ok(Ok(_)) | Err(_) => Ok(()),
         }
+    }
+
+    /// A table in which nothing is a service's that is known to be a plane's by now.
+    pub(super) fn without_own<'table>(&self, table: &'table ListenerTable) -> Cow<'table, ListenerTable> {
+        let is_own = |socket: &SocketFact| self.listeners.contains(&socket.inode);
+        if !table.sockets.iter().any(is_own) {
+            return Cow::Borrowed(table);
+        }
+        let mut table = table.clone();
+        table.sockets.retain(|socket| !is_own(socket));
+        Cow::Owned(table)
     }
 
     pub(super) fn is_over(&self) -> bool {

@@ -41,6 +41,8 @@ pub struct Bridge {
     /// What is to be bridged, as of the last look.
     plan: BridgePlan,
     settling: Settling,
+    /// When rules that could not be carried out are ordered again, where the kernel steers.
+    retry: Option<Instant>,
     log: Throttle,
     requests: mpsc::Receiver<(Request, oneshot::Sender<()>)>,
     state: watch::Sender<Arc<BridgeState>>,
@@ -59,6 +61,7 @@ impl Bridge {
             planes: Planes::new(plane, own),
             plan: BridgePlan::new(),
             settling: Settling::default(),
+            retry: None,
             log: Throttle::default(),
             requests,
             state,
@@ -79,7 +82,8 @@ impl Bridge {
             let observation = Arc::clone(&observations.borrow_and_update());
             self.reconcile(&observation).await;
             self.publish(&observation.table);
-            let due = self.due();
+            // Before anything was seen there is nothing to do.
+            let due = self.due().filter(|_| observation.table.netns != 0);
             tokio::select! {
                 changed = observations.changed() => if changed.is_err() { break },
                 Some((request, done)) = self.requests.recv() => {
@@ -98,7 +102,10 @@ impl Bridge {
     /// When there is something to do without being asked.
     fn due(&self) -> Option<Instant> {
         if self.planes.serves() {
-            return self.settling.due().filter(|_| self.planes.hello.tier == Tier::Bind);
+            return match self.planes.hello.tier {
+                Tier::Bind => self.settling.due(),
+                Tier::Steer => self.retry,
+            };
         }
         self.planes.due().filter(|_| self.needs_plane())
     }
@@ -145,9 +152,7 @@ impl Bridge {
 
     /// Brings the plane in line with the plan.
     async fn reconcile(&mut self, observation: &Observation) {
-        let table = &observation.table;
-        self.plan = plan(table, &self.settings);
-        if table.netns == 0 {
+        if observation.table.netns == 0 {
             // Nothing was ever seen, which is not the same as nothing there; a plane that runs goes on as it did.
             return;
         }
@@ -155,6 +160,9 @@ impl Bridge {
             let connected = self.planes.connect(self.needs_plane()).await;
             self.note(connected);
         }
+        // What a plane holds that has said so only now looked like services'.
+        let table = &self.planes.without_own(&observation.table);
+        self.plan = plan(table, &self.settings);
         match self.planes.hello.tier {
             Tier::Bind => self.have_bound(table).await,
             Tier::Steer => self.have_steered().await,
@@ -180,7 +188,12 @@ impl Bridge {
     async fn have_steered(&mut self) {
         let rules = self.plan.iter().filter(|(_, planned)| !planned.is_auto());
         let ports = rules.map(|(listen, planned)| WantPort::of(*listen, planned, false)).collect();
+        if self.retry.take_if(|due| Instant::now() >= *due).is_some() {
+            self.planes.told = None;
+        }
         self.have(Want { ports, ..self.want() }).await;
+        let is_unmet = self.planes.said.ports.iter().any(|port| port.failure.is_some());
+        self.retry = self.retry.or_else(|| is_unmet.then(|| Instant::now() + limits::BRIDGE_RETRY_TIME));
     }
 
     fn want(&self) -> Want {
@@ -258,7 +271,7 @@ impl Bridge {
     fn steered_ports(&mut self, table: &ListenerTable) -> Vec<PortState> {
         let Self { plan, planes, .. } = self;
         let reachable: Vec<IpAddr> = table.reachable_ipv6().map(IpAddr::V6).collect();
-        let served = table.ipv6_listeners();
+        let (served, absent) = (table.ipv6_listeners(), table.absent_ipv6_listeners());
         let of_all = match planes.serves() {
             true => planes.said.trouble.clone(),
             false => Some(planes.why_none()),
@@ -268,6 +281,12 @@ impl Bridge {
                 if served.contains_key(listen) {
                     return Some(format!(
                         "a service listens on IPv6 port {listen} itself, which comes before the rule"
+                    ));
+                }
+                if let Some(socket) = absent.get(listen) {
+                    return Some(format!(
+                        "a service listens on [{}]:{listen}, an address that the VM does not have; restart it, or end it",
+                        socket.address
                     ));
                 }
                 let report = planes.said.ports.iter().find(|report| report.listen == *listen);

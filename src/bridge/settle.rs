@@ -60,12 +60,15 @@ impl Settling {
     pub(super) fn follow(&mut self, plan: BridgePlan, held: &[PortReport], now: Instant) -> usize {
         self.ports.retain(|listen, port| port.still_serves(plan.get(listen)));
         let mut without_room = 0;
-        for (listen, planned) in plan {
+        // What was asked for comes first.
+        let (unasked, asked): (Vec<_>, Vec<_>) = plan.into_iter().partition(|(_, planned)| planned.is_auto());
+        for (listen, planned) in asked.into_iter().chain(unasked) {
             if let Some(port) = self.ports.get_mut(&listen) {
                 port.planned = planned;
                 continue;
             }
-            if self.ports.len() >= limits::BRIDGE_PORTS {
+            let is_full = self.ports.len() >= limits::BRIDGE_PORTS;
+            if is_full && (planned.is_auto() || !self.make_room()) {
                 without_room += 1;
                 continue;
             }
@@ -77,6 +80,12 @@ impl Settling {
             self.ports.insert(listen, Port { planned, addresses, due, failures: 0, message: None, tried: false });
         }
         without_room
+    }
+
+    /// Lets go of one that nobody asked for, if there is one.
+    fn make_room(&mut self) -> bool {
+        let unasked = self.ports.iter().rev().find(|(_, port)| port.planned.is_auto()).map(|(listen, _)| *listen);
+        unasked.is_some_and(|listen| self.ports.remove(&listen).is_some())
     }
 
     /// What to ask of the plane: ports that have settled, and a try at those that are due and do not hold all that they should.
@@ -238,6 +247,23 @@ mod tests {
             settling.follow(BridgePlan::new(), &[], now);
             assert!(takes(&mut settling, now).is_empty());
         }
+    }
+
+    #[test]
+    fn what_was_asked_for_has_room_before_what_was_not() {
+        let (mut settling, now) = (Settling::default(), Instant::now());
+        let mut plan: BridgePlan = (1..=limits::BRIDGE_PORTS as u16)
+            .map(|listen| (listen, planned(&format!("0.0.0.0:{listen}"), &[listen.into()])))
+            .collect();
+        assert_eq!(settling.follow(plan.clone(), &[], now), 0);
+        plan.insert(65_000, planned("127.0.0.1:1", &[]));
+        assert_eq!(settling.follow(plan.clone(), &[], now), 1);
+        assert!(settling.ports.contains_key(&65_000) && settling.ports.len() == limits::BRIDGE_PORTS);
+        // It stays so, and at once from the beginning.
+        assert_eq!(settling.follow(plan.clone(), &[], now), 1);
+        let mut fresh = Settling::default();
+        assert_eq!(fresh.follow(plan, &[], now), 1);
+        assert!(fresh.ports.keys().eq(settling.ports.keys()));
     }
 
     #[test]

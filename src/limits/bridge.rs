@@ -10,6 +10,10 @@ pub const BRIDGE_CONNECTIONS: usize = 20_480;
 /// many it is half of them.
 pub const BRIDGE_SPARE_DESCRIPTORS: u64 = 1024;
 
+/// Until rules are ordered again that could not be carried out, where the kernel steers: out of threads or descriptors, or without a way to
+/// services.
+pub const BRIDGE_RETRY_TIME: Duration = Duration::from_secs(5);
+
 /// How long the data plane of the bridge goes on without an agent: a restart takes a second, the watchdog of an init system some more.
 pub const BRIDGE_GRACE: Duration = Duration::from_secs(30);
 

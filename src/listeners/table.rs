@@ -57,11 +57,20 @@ impl ListenerTable {
 
     /// By port, the socket that serves it over IPv6 for clients outside of the VM.
     pub fn ipv6_listeners(&self) -> BTreeMap<u16, &SocketFact> {
+        self.public_ipv6(|bind| !self.absent.contains(&bind.address))
+    }
+
+    /// By port, a socket that would, on an address that the VM does not have.
+    pub fn absent_ipv6_listeners(&self) -> BTreeMap<u16, &SocketFact> {
+        self.public_ipv6(|bind| self.absent.contains(&bind.address))
+    }
+
+    fn public_ipv6(&self, so: impl Fn(&Bind) -> bool) -> BTreeMap<u16, &SocketFact> {
         let mut listeners = BTreeMap::new();
         for socket in &self.sockets {
             let bind = Bind::of(socket);
             let is_for_all = matches!(bind.scope, Scope::Wildcard | Scope::Address);
-            if bind.family == Family::Ipv6 && is_for_all && !self.absent.contains(&bind.address) {
+            if bind.family == Family::Ipv6 && is_for_all && so(&bind) {
                 listeners.entry(socket.port).or_insert(socket);
             }
         }

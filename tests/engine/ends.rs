@@ -3,14 +3,17 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpStream},
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, atomic::Ordering::Relaxed},
     thread,
     time::Duration,
 };
 
+use guestd::bridge::engine::Route;
 use socket2::SockRef;
 
-use crate::rig::{Rig, assert_reset, eventually, pattern, read_all, reset, with_deadline};
+use crate::rig::{
+    Rig, assert_reset, engine, eventually, listening, pattern, port_to, read_all, reset, service, with_deadline,
+};
 
 /// A connection with its sides named by who acts; both ways round.
 fn both_ways(rig: &Rig, mut test: impl FnMut(TcpStream, TcpStream)) {
@@ -210,6 +213,20 @@ fn service_that_refuses_is_a_reset_and_an_error() {
     eventually("it is over", || (port.counters().open.load(Relaxed) == 0).then_some(()));
     assert_eq!(port.counters().errors.load(Relaxed), 1);
     assert_eq!(port.counters().accepted.load(Relaxed), 1);
+    assert!(port.was_refused());
+}
+
+#[test]
+fn service_that_refuses_is_known_for_that_though_the_client_has_spoken_first() {
+    let (engine, service, (socket, address)) = (engine(10), service(), listening());
+    let port = Arc::new(port_to(&service));
+    drop(service);
+    let mut client = with_deadline(TcpStream::connect(address).unwrap());
+    client.write_all(b"early").unwrap();
+    engine.listen(socket, Route::To(Arc::clone(&port))).unwrap();
+    assert_reset(&mut client);
+    eventually("it is over", || (port.counters().open.load(Relaxed) == 0).then_some(()));
+    assert!(port.was_refused());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{
     namespace::{VM6, agent, connect, ip, listen, report, until_bridged},
-    support::TestAgent,
+    support::{TestAgent, eventually},
 };
 
 fn until(agent: &TestAgent, socket: &impl std::os::fd::AsFd, cause: &str) -> String {
@@ -78,6 +78,23 @@ fn address_that_was_never_there_is_named_and_one_of_a_local_route_is_the_vms_own
     ip("route add local 10.7.0.0/24 dev lo");
     until_direct(&agent, &never);
     until_bridged(&agent, &never4);
+}
+
+#[test]
+fn ipv6_listener_on_an_address_that_is_not_there_is_told_to_be_in_the_way_of_the_bridge_and_is_not_once_it_is_gone() {
+    let agent = agent();
+    let (ipv4, absent) = (listen("0.0.0.0:3000"), listen_anyway("[fd00:7::1]:3000"));
+    let in_the_way = eventually("the bridge says so", || {
+        let ports = agent.get("/v1/bridge")["ports"].clone();
+        ports.as_array().unwrap().iter().find(|port| port["state"] == "failed").cloned()
+    });
+    let message = in_the_way["message"].as_str().unwrap();
+    assert!(message.contains("[fd00:7::1]:3000, an address that the VM does not have"), "{message}");
+    drop(absent);
+    until_bridged(&agent, &ipv4);
+    let client = connect(3000);
+    ipv4.accept().unwrap();
+    drop(client);
 }
 
 #[test]

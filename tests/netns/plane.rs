@@ -39,6 +39,23 @@ in_both_tiers! {
     rules_of_every_mode_tell_the_service_who_the_client_is
 }
 
+#[test]
+fn plane_whose_socket_is_destroyed_is_replaced() {
+    let agent = agent_in(Tier::Steer);
+    let service = listen("0.0.0.0:3000");
+    until_bridged(&agent, &service);
+    let plane = plane_pid(&agent);
+    let destroy = "-K --listening --tcp state listening sport ge :62801";
+    let destroyed = Command::new("ss").args(destroy.split(' ')).output().expect("iproute2 is installed");
+    assert!(String::from_utf8_lossy(&destroyed.stdout).contains("[::1]:628"), "{destroyed:?}");
+    plane_beside(&agent, Some(plane));
+    eventually("it is bridged again", || {
+        let Ok(client) = try_connect(3000) else { return None };
+        service.accept().unwrap();
+        Some(client)
+    });
+}
+
 /// Process id of the data plane of the agent's socket.
 pub(crate) fn plane_pid(agent: &TestAgent) -> Pid {
     plane_beside(agent, None)

@@ -96,6 +96,8 @@ struct End {
     failed: bool,
     /// The error has been given out, and was not one that came after an end of file: a read of 0 is no end.
     lost: bool,
+    /// That was what a connection is refused with.
+    refused: bool,
     /// All of its input has been read.
     ended: bool,
     /// Its peer knows that there is no more to come.
@@ -131,6 +133,7 @@ impl End {
             hung_up: false,
             failed: false,
             lost: false,
+            refused: false,
             ended: false,
             told: false,
             bulk: false,
@@ -172,6 +175,7 @@ impl End {
     fn fail(&mut self, error: &io::Error, cut_short: bool) {
         self.failed = true;
         self.writable = false;
+        self.refused |= error.kind() == io::ErrorKind::ConnectionRefused;
         let after_its_end = error.raw_os_error() == Some(rustix::io::Errno::PIPE.raw_os_error());
         self.lost |= !after_its_end || (cut_short && !self.hung_up);
     }
@@ -385,6 +389,7 @@ impl Connection {
                 return Ok(Flow::Turn);
             }
             match from.read(to, tools, left, &mut count.bytes) {
+                Ok(0) if from.refused => return Err(io::ErrorKind::ConnectionRefused.into()),
                 Ok(0) if from.lost => return Err(io::ErrorKind::ConnectionReset.into()),
                 Ok(0) => {
                     from.ended = true;

@@ -244,13 +244,7 @@ impl Worker {
                     }
                     self.listeners.push(listener);
                 }
-                Order::Close(id, _answer) => {
-                    if let Some(place) = self.listeners.iter().position(|listener| listener.id == id) {
-                        let listener = self.listeners.swap_remove(place);
-                        // The other thread may hold the socket for a moment, and this epoll would see it as long.
-                        let _ = epoll::delete(&self.epoll, &listener.socket);
-                    }
-                }
+                Order::Close(id, _answer) => drop(self.forget(id)),
                 Order::Adopt(accepted) => self.serve(accepted),
                 // Who asked may have given up.
                 Order::Clients(answer) => drop(answer.send(self.clients())),
@@ -298,10 +292,27 @@ impl Worker {
                     | Errno::OPNOTSUPP
                     | Errno::NETUNREACH,
                 ) => {}
-                // Out of descriptors or memory, or the socket does not listen any more, as one that was destroyed (SOCK_DESTROY).
+                // It does not listen any more, as one that was destroyed (SOCK_DESTROY).
+                Err(Errno::INVAL) => return self.lose(id),
+                // Out of descriptors or memory.
                 Err(error) => return self.pause(&error.into()),
             }
         }
+    }
+
+    fn lose(&mut self, id: u64) {
+        if let Some(listener) = self.forget(id) {
+            let local = local(&listener.socket).map_or_else(|error| error.to_string(), |local| local.to_string());
+            tracing::error!(local, "bridge: a listening socket was destroyed (ss -K); no client comes by it any more");
+        }
+    }
+
+    fn forget(&mut self, id: u64) -> Option<Arc<Listener>> {
+        let place = self.listeners.iter().position(|listener| listener.id == id)?;
+        let listener = self.listeners.swap_remove(place);
+        // The other thread may hold the socket for a moment, and this epoll would see it as long.
+        let _ = epoll::delete(&self.epoll, &listener.socket);
+        Some(listener)
     }
 
     fn take_in(&mut self, route: &Route, client: OwnedFd, peer: std::net::SocketAddrV6) {

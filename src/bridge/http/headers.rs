@@ -1,9 +1,9 @@
 //! What a proxy changes in the headers of a message: those for the next hop alone go, the client's address comes. Pure.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hyper::{
-    HeaderMap,
+    HeaderMap, Uri,
     header::{self, HeaderName, HeaderValue},
 };
 
@@ -73,6 +73,15 @@ fn is_http_2(beginning: &str) -> bool {
 
 /// Adds the client's address to what others have said of it.
 pub(super) fn add_client(headers: &mut HeaderMap, client: IpAddr) {
+    // Where headers become variables (CGI, WSGI, Rack), `X_Forwarded_For` is the same name, and would be joined with what is said here.
+    let is_double = |name: &HeaderName| {
+        let dashed = name.as_str().replace('_', "-");
+        name.as_str().contains('_') && (X_FORWARDED_FOR == *dashed || header::FORWARDED == *dashed)
+    };
+    let doubles: Vec<_> = headers.keys().filter(|name| is_double(name)).cloned().collect();
+    for name in doubles {
+        headers.remove(name);
+    }
     // A quote that is left open would swallow what comes after it.
     let closed = |value: &&HeaderValue| !has_open_quote(value.as_bytes());
     let well: Vec<_> = headers.get_all(header::FORWARDED).iter().filter(closed).cloned().collect();
@@ -87,6 +96,19 @@ pub(super) fn add_client(headers: &mut HeaderMap, client: IpAddr) {
         IpAddr::V4(client) => format!("for={client}"),
     };
     append(headers, header::FORWARDED, &node);
+}
+
+/// Adds what HTTP/1.1 asks for and HTTP/1.0 does not (RFC 9112, section 3.2): who its target names, else the address that the client connected
+/// to.
+pub(super) fn add_host(headers: &mut HeaderMap, target: &Uri, local: SocketAddr) {
+    if headers.contains_key(header::HOST) {
+        return;
+    }
+    let connected_to = || SocketAddr::new(local.ip().to_canonical(), local.port()).to_string();
+    let host = target.authority().map_or_else(connected_to, |authority| authority.as_str().to_owned());
+    if let Ok(host) = HeaderValue::from_str(&host) {
+        headers.insert(header::HOST, host);
+    }
 }
 
 /// RFC 9110, section 5.6.4.
@@ -128,6 +150,29 @@ mod tests {
         let mut headers = headers(lines);
         strip_hop_by_hop(&mut headers);
         headers
+    }
+
+    #[test]
+    fn a_name_that_services_take_for_the_same_is_not_passed_on() {
+        let mut headers =
+            headers(&[("x-forwarded-for", "a"), ("x_forwarded-for", "b"), ("X_Forwarded_For", "c"), ("x_mine", "d")]);
+        add_client(&mut headers, "2001:db8::1".parse().unwrap());
+        let names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["x-forwarded-for", "x_mine", "forwarded"]);
+        assert_eq!(headers["x-forwarded-for"], "a, 2001:db8::1");
+    }
+
+    #[test]
+    fn a_request_without_a_host_gets_one() {
+        let local = "[fd00::2]:80".parse().unwrap();
+        let host = |lines, target: &str| {
+            let mut headers = headers(lines);
+            add_host(&mut headers, &target.parse().unwrap(), local);
+            headers.remove("host").unwrap()
+        };
+        assert_eq!(host(&[], "/"), "[fd00::2]:80");
+        assert_eq!(host(&[], "http://example:81/x"), "example:81");
+        assert_eq!(host(&[("host", "a")], "/"), "a");
     }
 
     #[test]

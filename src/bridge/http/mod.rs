@@ -74,10 +74,12 @@ where
     D: Fn() -> F,
     F: Future<Output = io::Result<TcpStream>>,
 {
+    let local = stream.local_addr()?;
     let stream = SharedStream::new(stream);
     let decision = Arc::new(Decision::default());
     let proxy = Proxy {
         peer,
+        local,
         dial,
         counters: Arc::clone(&counters),
         decision: Arc::clone(&decision),
@@ -180,6 +182,8 @@ async fn linger(stream: &TcpStream) {
 
 struct Proxy<D> {
     peer: SocketAddr,
+    /// The address that the client connected to.
+    local: SocketAddr,
     dial: D,
     counters: Arc<PortCounters>,
     decision: Arc<Decision>,
@@ -221,6 +225,8 @@ where
         let client_upgrade = hyper::upgrade::on(&mut request);
         headers::strip_hop_by_hop(request.headers_mut());
         headers::add_client(request.headers_mut(), self.peer.ip().to_canonical());
+        let target = request.uri().clone();
+        headers::add_host(request.headers_mut(), &target, self.local);
         *request.version_mut() = Version::HTTP_11;
         // Without a body it can be sent twice.
         let request =

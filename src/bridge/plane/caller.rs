@@ -1,11 +1,18 @@
 //! An agent at the plane's line.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, Write},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
     },
+    time::Instant,
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, recv},
 };
 
 use crate::{
@@ -40,13 +47,13 @@ impl Caller {
         Ok(Self { stream, begun: Vec::new() })
     }
 
-    /// To be called when there is something to read.
+    /// Takes what is there to read. Never waits: who was to be heard may have gone, and another one be in its place.
     pub(super) fn hear(&mut self) -> Heard {
         let mut piece = [0; 16 * 1024];
-        match self.stream.read(&mut piece) {
-            Ok(0) => return Heard::Gone,
-            Ok(length) => self.begun.extend_from_slice(&piece[..length]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Heard::Nothing,
+        match recv(&self.stream, &mut piece, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => return Heard::Gone,
+            Ok((length, _)) => self.begun.extend_from_slice(&piece[..length]),
+            Err(Errno::INTR | Errno::AGAIN) => return Heard::Nothing,
             Err(_) => return Heard::Gone,
         }
         // One answer an order, and the agent waits for it: there is at most one line, and its newline is the last byte.
@@ -65,12 +72,15 @@ impl Caller {
 
     /// Waits for the agent that has started the plane to let it go on.
     pub(super) fn await_begin(&mut self) -> io::Result<()> {
-        self.stream.set_read_timeout(Some(limits::BRIDGE_ANSWER_TIME))?;
+        let give_up = Instant::now() + limits::BRIDGE_ANSWER_TIME;
         loop {
+            let left = give_up.saturating_duration_since(Instant::now());
+            let wait = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let come = poll(&mut [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)], wait);
             match self.hear() {
-                Heard::Nothing => {}
-                Heard::Order(Ok(Order::Begin)) => return self.stream.set_read_timeout(None),
-                Heard::Order(_) | Heard::Gone => return Err(io::Error::other("the agent does not let it begin")),
+                Heard::Order(Ok(Order::Begin)) => return Ok(()),
+                Heard::Nothing if come.is_err() || !left.is_zero() => {}
+                _ => return Err(io::Error::other("the agent does not let it begin")),
             }
         }
     }

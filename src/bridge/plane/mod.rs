@@ -155,11 +155,15 @@ struct Plane {
     held: HeldPorts,
     /// Rules that cannot be carried out where the kernel steers.
     failures: BTreeMap<u16, String>,
+    /// These are others than the agent was told.
+    has_news: bool,
     pseudo_route: PseudoRoute,
     /// Or why it binds.
     steer: Result<Steer, String>,
     /// Where steered connections come to.
     listener: Option<ListenerId>,
+    /// The same socket, to see whether it is one still.
+    steered: Option<socket2::Socket>,
 }
 
 /// What is next for the plane.
@@ -185,13 +189,14 @@ impl Plane {
             tracing::warn!(%error, "bridge: changes of addresses are not seen");
         }
         let home = Home::move_in();
-        let (steer, listener) = match prepared.and_then(Steer::begin) {
+        let (steer, listener, steered) = match prepared.and_then(Steer::begin) {
             Ok((steer, socket)) => {
                 targets.follow(Arc::clone(&steer.steering));
+                let steered = socket.try_clone()?;
                 let listener = engine.listen(socket.into(), Route::ByLocalPort(targets.clone()))?;
-                (Ok(steer), Some(listener))
+                (Ok(steer), Some(listener), Some(steered))
             }
-            Err(why) => (Err(why), None),
+            Err(why) => (Err(why), None, None),
         };
         let tier = if steer.is_ok() { Tier::Steer } else { Tier::Bind };
         tracing::info!(pid = std::process::id(), tier = tier.name(), connections = most, "bridge: data plane runs");
@@ -212,9 +217,11 @@ impl Plane {
             aside,
             held: HeldPorts::default(),
             failures: BTreeMap::new(),
+            has_news: false,
             pseudo_route: PseudoRoute::default(),
             steer,
             listener,
+            steered,
             args,
         })
     }
@@ -228,7 +235,7 @@ impl Plane {
             });
             let ready = {
                 let sources = self.sources();
-                let mut fds: Vec<_> = sources.iter().map(|source| PollFd::new(source.1, PollFlags::POLLIN)).collect();
+                let mut fds: Vec<_> = sources.iter().map(|source| PollFd::new(source.1, source.2)).collect();
                 match poll(&mut fds, wait) {
                     Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                     Err(error) => return Err(error.into()),
@@ -262,7 +269,7 @@ impl Plane {
         self.agent.is_none().then(|| self.alone + Duration::from_millis(self.args.grace_ms))
     }
 
-    fn sources(&self) -> Vec<(Event, BorrowedFd<'_>)> {
+    fn sources(&self) -> Vec<(Event, BorrowedFd<'_>, PollFlags)> {
         let signals = Some((Event::Signal, self.signals.as_fd()));
         let door = self.door.awaited().map(|door| (Event::Door, door));
         let agent = self.agent.as_ref().map(|agent| (Event::Agent, agent.as_fd()));
@@ -271,13 +278,27 @@ impl Plane {
         let steer = self.steer.as_ref().ok();
         let closed = steer.and_then(Steer::closed).map(|closed| (Event::Closed, closed));
         let full = steer.and_then(Steer::alarm).map(|alarm| (Event::Full, alarm));
-        [signals, door, agent, guest, addresses, closed, full].into_iter().flatten().collect()
+        // Who is in the way of the next guest has its say before that is let in.
+        let mut sources: Vec<_> = [signals, agent, guest, door, addresses, closed, full]
+            .into_iter()
+            .flatten()
+            .map(|(event, fd)| (event, fd, PollFlags::POLLIN))
+            .collect();
+        // Clients are the engine's: here it tells only that it is no listening socket any more.
+        sources.extend(self.steered.as_ref().map(|steered| (Event::Broken, steered.as_fd(), PollFlags::empty())));
+        sources
     }
 
     fn attend(&mut self, event: Event) -> Next {
         match event {
             Event::Signal => {
                 tracing::info!("bridge: data plane was told to end");
+                return Next::End;
+            }
+            Event::Broken => {
+                tracing::error!(
+                    "bridge: the socket that connections come to was destroyed (ss -K), the data plane ends"
+                );
                 return Next::End;
             }
             Event::Door => {
@@ -367,8 +388,9 @@ impl Plane {
     /// Tells the agent unasked that something is in the way of steering, or is no more.
     fn tell_news(&mut self) {
         let trouble = self.steer.as_ref().ok().and_then(Steer::trouble);
-        if trouble != self.told_trouble && self.agent.is_some() {
+        if (trouble != self.told_trouble || self.has_news) && self.agent.is_some() {
             self.told_trouble = trouble;
+            self.has_news = false;
             self.answer(&Answer::News);
         }
     }
@@ -403,4 +425,5 @@ enum Event {
     Addresses,
     Closed,
     Full,
+    Broken,
 }

@@ -82,7 +82,12 @@ impl Plane {
             }),
             _ => Origin::Pseudo,
         };
-        self.targets.set_origin(origin);
+        if let Some(failures) = self.targets.set_origin(origin)
+            && self.steer.is_ok()
+        {
+            self.has_news |= self.failures != failures;
+            self.failures = failures;
+        }
     }
 
     /// Resets connections to addresses that the VM had before it was branched, or that were taken from it.
@@ -105,6 +110,7 @@ impl Plane {
         if let Ok(steer) = &mut self.steer {
             steer.stop();
         }
+        self.steered = None;
         if let Some(listener) = self.listener.take() {
             self.engine.close(listener);
         }

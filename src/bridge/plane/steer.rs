@@ -314,6 +314,7 @@ impl Steer {
 
     /// Steers what is wanted from now on.
     pub(super) fn want(&mut self, want: &Want) {
+        want.remains.iter().for_each(|port| read(&self.steering).expect_remains(*port));
         let flags = |everywhere| if everywhere { RULE } else { RULE | NOT_LOOPBACK };
         let rules: BTreeMap<_, _> = want.ports.iter().map(|port| (port.listen, flags(port.everywhere))).collect();
         let auto = want.auto.then(|| match &want.routable {

@@ -81,20 +81,24 @@ impl Targets {
         let _ = self.steering.set(steering);
     }
 
-    /// Connections come from there from now on.
-    pub(super) fn set_origin(&self, origin: Origin) {
+    /// Connections come from there from now on. Where that is another place: those of the ports of orders that cannot be reached from it, and why.
+    pub(super) fn set_origin(&self, origin: Origin) -> Option<BTreeMap<u16, String>> {
         let mut inner = self.write();
-        if inner.origin != origin {
-            inner.origin = origin;
-            inner.ports.clear();
-            inner.found.clear();
-            for (number, (to, mode)) in inner.wanted.clone() {
-                // What cannot be reached now is reset, and tried again when there is another origin.
-                if let Ok(port) = inner.port_to(number, to, mode) {
-                    inner.ports.insert(number, port);
-                }
+        if inner.origin == origin {
+            return None;
+        }
+        inner.origin = origin;
+        inner.ports.clear();
+        inner.found.clear();
+        let mut failures = BTreeMap::new();
+        for (number, (to, mode)) in inner.wanted.clone() {
+            // What cannot be reached now is reset, and tried again when there is another origin.
+            match inner.port_to(number, to, mode) {
+                Ok(port) => drop(inner.ports.insert(number, port)),
+                Err(why) => drop(failures.insert(number, why)),
             }
         }
+        Some(failures)
     }
 
     /// Connections to `number` go to `to` from now on.
@@ -250,8 +254,12 @@ mod tests {
         let targets = Targets::new(1, Arc::default());
         assert!(targets.set(80, "0.0.0.0:3000".parse().unwrap(), BridgeMode::Tcp).is_err());
         assert!(targets.port(80).is_none());
-        targets.set_origin(Origin::Pseudo);
+        assert_eq!(targets.set_origin(Origin::Pseudo), Some(BTreeMap::new()));
+        assert_eq!(targets.set_origin(Origin::Pseudo), None);
         assert_eq!(targets.port(80).unwrap().to(), "240.0.0.1:3000".parse().unwrap());
+        let failures = targets.set_origin(Origin::Nowhere("no route".to_owned())).unwrap();
+        assert_eq!((failures.get(&80).map(String::as_str), targets.port(80).is_none()), (Some("no route"), true));
+        targets.set_origin(Origin::Pseudo);
         targets.retain(|_| false);
         assert!(targets.port(80).is_none());
     }

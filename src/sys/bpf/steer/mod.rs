@@ -178,6 +178,11 @@ impl Steering {
         }
     }
 
+    /// A plane before this one had connections on this port: a service that binds it is to be able to, over what is left of them.
+    pub fn expect_remains(&self, port: u16) {
+        self.ports.set_steered(port, true);
+    }
+
     /// What is known of a port.
     pub fn port(&self, port: u16) -> PortCounts {
         if port == 0 { PortCounts::default() } else { self.ports.counts(port) }
