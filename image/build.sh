@@ -115,7 +115,10 @@ lay() { # DIR
     while read -r dir; do
         inside "$dir" || die "$1 has a directory ${dir#.}, which in the image is a link to $(realpath -m "$root/$dir"): use the name that it leads to"
     done <"$work/directories"
-    tar -C "$1" --owner=0 --group=0 --mode=go-w --mtime="@$epoch" -cf - . | tar -C "$root" --keep-directory-symlink --no-overwrite-dir -xpf -
+    # Not through a pipe, in which the first one's failure would not be seen.
+    tar -C "$1" --owner=0 --group=0 --mode=go-w --mtime="@$epoch" -cf "$work/overlay.tar" .
+    tar -C "$root" --keep-directory-symlink --no-overwrite-dir -xpf "$work/overlay.tar"
+    rm "$work/overlay.tar"
 }
 
 if [ -d "$rootfs" ]; then

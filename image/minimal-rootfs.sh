@@ -87,7 +87,8 @@ bare() { # ROOT
     licences "$1" busybox-static ca-certificates
     cp "$here/debian-overlay/etc/hosts" "$here/debian-overlay/etc/hostname" "$1/etc/"
     # Of a working copy's file modes nothing is taken.
-    tar -C "$here/minimal-overlay" --owner=0 --group=0 --mode=u=rwX,go=rX -cf - . | tar -C "$1" --no-overwrite-dir -xf -
+    tar -C "$here/minimal-overlay" --owner=0 --group=0 --mode=u=rwX,go=rX -cf "$work/overlay.tar" .
+    tar -C "$1" --no-overwrite-dir -xf "$work/overlay.tar"
     chmod 0600 "$1/etc/shadow"
 }
 

@@ -11,7 +11,7 @@
 //! Owns raw mode for as long as it runs. Refuses to let output wait for keys, or keys for output: they are two futures over one
 //! connection.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{sleep, timeout};
@@ -110,12 +110,13 @@ impl Console<'_> {
         loop {
             let error = match self.client.exec_session(&self.id, self.from).await {
                 Ok(session) => {
-                    let before = self.from;
+                    let (before, begun) = (self.from, Instant::now());
                     match self.connected(session, local, sink).await? {
                         End::Lost(error) => {
                             if self.from != before {
                                 retry.reset();
                             }
+                            retry.forget_what_came_before(begun);
                             error
                         }
                         end => return Ok(end),
@@ -143,7 +144,11 @@ impl Console<'_> {
                 match signals.next().await {
                     // Without raw mode, ctrl-C is a signal here and a key there.
                     Asked::Interrupt if raw.is_none() => {
-                        let _ = client.exec_signal(&self.id, &to_group(Asked::Interrupt)).await;
+                        let request = to_group(Asked::Interrupt);
+                        tokio::select! {
+                            _ = client.exec_signal(&self.id, &request) => {}
+                            again = signals.next() => return again,
+                        }
                     }
                     asked => return asked,
                 }
@@ -250,8 +255,12 @@ async fn typed(
                 },
                 Some(Err(error)) => return Err(Failure::Stdin(error)),
                 None => {
-                    *input = None;
-                    writer.close_stdin().await
+                    let told = writer.close_stdin().await;
+                    // Else it is told by the next connection.
+                    if told.is_ok() {
+                        *input = None;
+                    }
+                    told
                 }
             },
         };

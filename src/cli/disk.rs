@@ -6,7 +6,7 @@ use crate::client::Client;
 use super::failure::{Failure, exit};
 use super::output::Output;
 use super::table::Palette;
-use super::text::bytes;
+use super::text::{bytes, escape};
 
 pub(super) async fn grow(
     client: &Client,
@@ -20,7 +20,7 @@ pub(super) async fn grow(
 }
 
 fn render(grown: &DiskGrown, _palette: Palette) -> String {
-    let DiskGrown { path, filesystem, device, .. } = grown;
+    let [path, filesystem, device] = [&grown.path, &grown.filesystem, &grown.device].map(|text| escape(text));
     let after = bytes(grown.after_bytes);
     let what = match grown.grown {
         true => format!("has grown from {} to {after}", bytes(grown.before_bytes)),

@@ -7,6 +7,7 @@ use super::args::EnvAction;
 use super::failure::{Failure, exit};
 use super::output::{self, Output};
 use super::table::Palette;
+use super::text::{escape, escape_lines};
 
 pub(super) async fn run(client: &Client, action: EnvAction, output: Output) -> Result<u8, Failure> {
     let is_list = matches!(action, EnvAction::List);
@@ -18,7 +19,7 @@ pub(super) async fn run(client: &Client, action: EnvAction, output: Output) -> R
         EnvAction::Unset { keys } => client.unset_env(keys).await?,
     };
     for note in &env.notes {
-        output::stderr(format!("guestctl: {}\n", super::text::escape_lines(note)).as_bytes());
+        output::stderr(format!("guestctl: {}\n", escape_lines(note)).as_bytes());
     }
     if is_list || output.json {
         output.show(&env, render)?;
@@ -28,5 +29,5 @@ pub(super) async fn run(client: &Client, action: EnvAction, output: Output) -> R
 
 /// As the file has them, for a shell that reads it.
 fn render(env: &Env, _palette: Palette) -> String {
-    env.env.iter().map(|(key, value)| format!("{key}={}\n", super::text::escape_lines(value))).collect()
+    env.env.iter().map(|(key, value)| format!("{}={}\n", escape(key), escape(value))).collect()
 }

@@ -46,8 +46,12 @@ pub(super) async fn run(
             if !part.signals || !insistence.is_for_command(asked, Instant::now()) {
                 return asked;
             }
-            // Where it cannot be passed on, there is still the second one.
-            let _ = client.exec_signal(&exec_id, &to_group(asked)).await;
+            // Where it cannot be passed on, as to a VM that stands still, there is still the second one.
+            let request = to_group(asked);
+            tokio::select! {
+                _ = client.exec_signal(&exec_id, &request) => {}
+                again = signals.next() => return again,
+            }
         }
     };
     let feed = async {

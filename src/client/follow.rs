@@ -30,6 +30,13 @@ impl Retry {
         self.since = None;
     }
 
+    /// A connection has been lost that had stood since then. One that stood for so long had no trouble, though nothing came by it.
+    pub(crate) fn forget_what_came_before(&mut self, stood_since: Instant) {
+        if stood_since.elapsed() >= limits::CLIENT_REATTACH_TIME {
+            self.reset();
+        }
+    }
+
     /// Waits a moment before the next try; gives the error back where there should be none.
     pub(crate) async fn pause_after(&mut self, error: ClientError) -> Result<(), ClientError> {
         let trouble = self.since.get_or_insert_with(Instant::now).elapsed();
@@ -57,6 +64,8 @@ pub struct ExecFollow {
     /// The generation that this is of, if any was announced.
     generation: Option<String>,
     stream: Option<ExecStream>,
+    /// When that was there.
+    attached: Instant,
     retry: Retry,
     /// What lost the connection, while there is none.
     lost: Option<ClientError>,
@@ -116,7 +125,8 @@ impl ExecFollow {
     fn new(client: &Client, exec_id: String, from: ReadFrom, stream: Option<ExecStream>) -> Self {
         let client = client.clone();
         let generation = stream.as_ref().and_then(ExecStream::generation).map(str::to_owned);
-        Self { client, exec_id, from, generation, stream, retry: Retry::default(), lost: None, ended: false }
+        let (attached, retry) = (Instant::now(), Retry::default());
+        Self { client, exec_id, from, generation, stream, attached, retry, lost: None, ended: false }
     }
 
     /// Id of the exec.
@@ -150,6 +160,7 @@ impl ExecFollow {
                     }
                     self.stream = None;
                     self.lost = Some(lost);
+                    self.retry.forget_what_came_before(self.attached);
                 }
                 Err(error) => {
                     self.ended = true;
@@ -173,6 +184,7 @@ impl ExecFollow {
             Ok(stream) => {
                 self.generation = stream.generation().map(str::to_owned);
                 self.stream = Some(stream);
+                self.attached = Instant::now();
                 self.lost = None;
                 Ok(())
             }
@@ -222,6 +234,16 @@ mod tests {
         assert_eq!(pause(&cut_off(), limits::CLIENT_REATTACH_TIME), None);
         let refusal = ClientError::TargetTooLong { call: super::super::Call::get("/v1/exec") };
         assert_eq!(pause(&refusal, Duration::ZERO), None);
+    }
+
+    #[test]
+    fn trouble_before_a_connection_that_stood_for_long_does_not_count() {
+        let long_ago = Instant::now().checked_sub(2 * limits::CLIENT_REATTACH_TIME).unwrap();
+        let mut retry = Retry { since: Some(long_ago) };
+        retry.forget_what_came_before(Instant::now());
+        assert_eq!(retry.since, Some(long_ago));
+        retry.forget_what_came_before(long_ago);
+        assert_eq!(retry.since, None);
     }
 
     #[test]

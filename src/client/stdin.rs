@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
+use std::time::Instant;
 
 use bytes::{Buf as _, Bytes};
 use futures_util::{Stream, StreamExt as _, stream};
@@ -80,6 +81,7 @@ impl Client {
                     None => break,
                 }
             }
+            let begun = Instant::now();
             let error = match self.segment(id, offset, &mut kept, input.as_mut()).await {
                 Ok(accepted) => {
                     self.taken(accepted, &mut offset, &mut kept)?;
@@ -89,6 +91,7 @@ impl Client {
                 Err(error) => error,
             };
             let refused = is_refusal(&error);
+            retry.forget_what_came_before(begun);
             if !refused {
                 retry.pause_after(error).await?;
             }

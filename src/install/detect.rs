@@ -1,24 +1,15 @@
 //! Which init system an image boots with: by the program that the kernel would start, else by what else there is.
 
-use super::{Init, contents::PROGRAM};
+use super::{
+    Init,
+    contents::PROGRAM,
+    inits::{BUSYBOX, KERNELS, OPENRC, RUNIT, SYSTEMD},
+};
 use crate::sys::root_dir::{OpenFile, RootDir, RootDirError};
-
-/// Where the kernel looks for an init, in its order (init/main.c of Linux).
-const INITS: [&str; 3] = ["/sbin/init", "/etc/init", "/bin/init"];
-
-/// systemd itself, in the order in which distributions have it.
-pub(super) const SYSTEMD: [&str; 2] = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"];
-
-/// runit as process 1: Debian's, Void's, upstream's.
-const RUNIT: [&str; 4] = ["/lib/runit/runit-init", "/usr/bin/runit-init", "/sbin/runit-init", "/sbin/runit"];
-
-const OPENRC: [&str; 3] = ["/sbin/openrc-run", "/usr/sbin/openrc-run", "/usr/bin/openrc-run"];
-
-const BUSYBOX: [&str; 4] = ["/bin/busybox", "/usr/bin/busybox", "/sbin/busybox", "/bin/busybox.static"];
 
 /// Finds the init system of an image. Files are compared, not the names of links: busybox and others are often hard links.
 pub(super) fn detect(root: &RootDir) -> Result<Init, RootDirError> {
-    let init = first(root, &INITS)?;
+    let init = first(root, &KERNELS)?;
     let is = |programs: &[&str]| match &init {
         Some(init) => is_one_of(root, init, programs),
         None => Ok(false),

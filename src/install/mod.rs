@@ -26,6 +26,7 @@ mod contents;
 mod decision;
 mod detect;
 pub(crate) mod elf;
+pub(crate) mod inits;
 mod manifest;
 mod notes;
 mod openssh;

@@ -6,8 +6,8 @@ use nix::unistd::geteuid;
 
 use super::{
     Init, InstallError, Program,
-    detect::SYSTEMD,
     elf::{self, Elf},
+    inits::SYSTEMD,
     openssh::{Reads, SSH, SSHD},
 };
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use crate::api::FileType;
@@ -114,19 +114,21 @@ impl Incoming {
             let file = OpenOptions::new().write(true).open(path).map_err(failed)?;
             return Ok(Self { file, path: path.to_owned(), temporary: None });
         }
-        let mut number = 0;
         let (file, temporary) = loop {
-            let temporary = path.with_file_name(temporary_name(number));
+            let temporary = path.with_file_name(temporary_name());
             // The user's umask has its say on a new file.
             let mode = mode.unwrap_or(0o644) & 0o777;
             match OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 opened => break (opened.map_err(failed)?, temporary),
             }
         };
         let incoming = Self { file, path: path.to_owned(), temporary: Some(temporary) };
         if let Some(existing) = existing {
-            let kept = Permissions::from_mode(existing.permissions().mode());
+            // As cp(1), which writes into what is there. What cannot be its owner's does not get its owner's powers.
+            let is_owners = fchown(&incoming.file, Some(existing.uid()), Some(existing.gid())).is_ok();
+            let bits = if is_owners { 0o7777 } else { 0o777 };
+            let kept = Permissions::from_mode(existing.mode() & bits);
             incoming.file.set_permissions(kept).map_err(failed)?;
         }
         Ok(incoming)

@@ -38,7 +38,7 @@ pub(super) struct Account {
     pub(super) name: String,
     pub(super) uid: u32,
     pub(super) home: String,
-    has_password_field: bool,
+    password: String,
 }
 
 /// The accounts of an image. Lines that are none, such as NIS's, are left out.
@@ -48,21 +48,14 @@ pub(super) fn accounts(tree: &Tree) -> Vec<Account> {
         let fields: Vec<&str> = line.split(':').collect();
         let [name, password, uid, _, _, home, _] = fields.as_slice() else { return None };
         let uid = uid.parse().ok()?;
-        Some(Account {
-            name: (*name).to_owned(),
-            uid,
-            home: (*home).to_owned(),
-            has_password_field: !password.is_empty(),
-        })
+        Some(Account { name: (*name).to_owned(), uid, home: (*home).to_owned(), password: (*password).to_owned() })
     });
     accounts.collect()
 }
 
 pub(super) fn check(tree: &Tree, found: &mut Findings) {
     for account in accounts(tree) {
-        if !account.has_password_field {
-            found.add(&EMPTY_PASSWORD, PASSWD, format_args!("`{}` has none", account.name));
-        }
+        judge(PASSWD, &account.name, &account.password, found);
         if account.uid == 0 && account.name != "root" {
             found.add(&UID_ZERO, PASSWD, format_args!("`{}` has uid 0", account.name));
         }
@@ -72,11 +65,16 @@ pub(super) fn check(tree: &Tree, found: &mut Findings) {
         let mut fields = line.split(':');
         Some((fields.next()?, fields.next()?))
     }) {
-        // `!` before a password locks it, `*` is none that could be typed.
-        if password.is_empty() {
-            found.add(&EMPTY_PASSWORD, SHADOW, format_args!("`{name}` has none"));
-        } else if !password.starts_with(['!', '*', 'x']) {
-            found.add(&SHARED_PASSWORD, SHADOW, format_args!("`{name}` has one"));
-        }
+        judge(SHADOW, name, password, found);
+    }
+}
+
+/// Of either file.
+fn judge(file: &str, name: &str, password: &str, found: &mut Findings) {
+    // `!` before a password locks it, `*` is none that could be typed, `x` is in the other file.
+    if password.is_empty() {
+        found.add(&EMPTY_PASSWORD, file, format_args!("`{name}` has none"));
+    } else if !password.starts_with(['!', '*', 'x']) {
+        found.add(&SHARED_PASSWORD, file, format_args!("`{name}` has one"));
     }
 }

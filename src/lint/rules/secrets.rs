@@ -196,7 +196,8 @@ fn file(place: Place<'_>, found: &mut Findings) {
         variables(place, assignments(&String::from_utf8_lossy(&content)), found);
     } else if is_unit {
         let text = String::from_utf8_lossy(&content);
-        let set = lines(&text).filter_map(|line| line.strip_prefix("Environment="));
+        let set = lines(&text).filter_map(|line| line.split_once('=').filter(|(key, _)| key.trim() == "Environment"));
+        let set = set.map(|(_, set)| set);
         let words = set.flat_map(|line| line.split([' ', '"', '\'']));
         variables(place, words.filter_map(|word| word.split_once('=')), found);
     }

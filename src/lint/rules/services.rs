@@ -2,7 +2,7 @@
 
 use super::{Findings, Rule, Tree, systemd};
 use crate::{
-    install::PROGRAM,
+    install::{PROGRAM, inits},
     lint::{finding::Severity, units::Units},
 };
 
@@ -56,7 +56,7 @@ const START_DIRECTORIES: &[(&str, &str)] = &[
 ];
 
 pub(super) fn check(tree: &Tree, found: &mut Findings) {
-    let has_systemd = systemd(tree).is_some();
+    let has_systemd = boots_systemd(tree);
     // An image without guestd has a finding about that already.
     if tree.follow(PROGRAM).is_some() {
         if has_systemd {
@@ -68,6 +68,16 @@ pub(super) fn check(tree: &Tree, found: &mut Findings) {
     if has_systemd {
         wanted(tree, found);
     }
+}
+
+/// Is systemd the init, and not only there? By the rules of `guestd install`.
+fn boots_systemd(tree: &Tree) -> bool {
+    let first = |paths: &[&str]| paths.iter().find_map(|path| tree.follow(path));
+    let Some(systemd) = systemd(tree) else { return false };
+    let Some(init) = first(&inits::KERNELS) else { return true };
+    let others = [&[PROGRAM], &inits::RUNIT[..], &inits::BUSYBOX[..]].concat();
+    let is_another = || others.iter().any(|path| tree.follow(path) == Some(init)) || first(&inits::OPENRC).is_some();
+    init == systemd || !is_another()
 }
 
 fn guestd_unit(tree: &Tree, found: &mut Findings) {

@@ -28,6 +28,7 @@ pub(super) const CASES: &[Case] = &[
             it.replace("etc/shadow", "user:!:", "user:!$y$j9T$salt$hash:");
         },
     ),
+    case("shared-password", "/etc/passwd", |it| it.replace("etc/passwd", "user:x:", "user:$6$salt$hash:"), nothing),
     case(
         "uid-zero",
         "/etc/passwd",

@@ -55,6 +55,19 @@ pub(super) const CASES: &[Case] = &[
         it.remove("usr/lib/systemd/systemd");
         it.link("usr/sbin/init", "/usr/local/bin/guestd");
     }),
+    // systemd is there, and another program is the init.
+    case(
+        "guestd-enabled",
+        "/usr/local/bin/guestd",
+        |it| {
+            it.program("usr/bin/busybox", 62, None);
+            it.link("usr/sbin/init", "/usr/bin/busybox");
+        },
+        |it| {
+            it.remove("etc/systemd/system/guestd.service");
+            it.link("usr/sbin/init", "/usr/local/bin/guestd");
+        },
+    ),
     case(
         "unit-dangling",
         "/etc/systemd/system/multi-user.target.wants/gone.service",
