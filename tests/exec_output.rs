@@ -110,6 +110,15 @@ async fn a_reader_that_does_not_read_holds_up_nobody() {
     assert_eq!(seen.bytes as u64 + seen.gaps[0].1 - seen.gaps[0].0, total as u64);
 }
 
+#[tokio::test]
+async fn a_lossless_exec_whose_end_is_waited_for_ends_though_nobody_reads_its_output() {
+    let execs = Execs::new(ExecConfig { replay_bytes: 64 * 1024, ..config() });
+    let total = 300_000;
+    let run = execs.run(ExecRequest { lossless: true, ..numbers(total) });
+    let result = tokio::time::timeout(Duration::from_secs(30), run).await.expect("it ends").unwrap();
+    assert!(result.stdout.as_bytes() == numbered(0, total), "{} bytes", result.stdout.len());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lossless_exec_loses_nothing_when_its_reader_stops_and_comes_back() {
     let execs = Execs::new(config());

@@ -168,6 +168,8 @@ impl Execs {
         let shared = &self.0;
         let claim = || {
             let (label, terms) = (Label::of(&request), self.terms(&request));
+            // A lossless one goes on by what its readers take, which are read to the end for the answer as well.
+            let is_kept = whole && !terms.lossless;
             let order = Order::try_from(request)?;
             let id = order.exec_id.clone().map_or_else(random_id, Ok)?;
             let (stdin, input) = if order.stdin_open {
@@ -177,7 +179,7 @@ impl Execs {
                 (Stdin::none(), None)
             };
             let claim = shared.table.claim(&id, label.fingerprint, extra, |number| {
-                let kept = whole.then(|| Kept::new(Arc::clone(&shared.allowance)));
+                let kept = is_kept.then(|| Kept::new(Arc::clone(&shared.allowance)));
                 let journal = Journal::new(&shared.budget, terms, kept);
                 Exec::new((id.clone(), number), label, journal, stdin, self.generation())
             })?;

@@ -33,18 +33,22 @@ pub struct LogQuery {
 pub(super) async fn collect(budget: &Budget, execs: Vec<Arc<Exec>>, query: LogQuery) -> Logs {
     let over = query.exec_id.is_none() || execs.iter().all(|exec| exec.journal.is_over());
     let ceiling = budget.sequence();
-    let mut found = Vec::new();
+    let (mut found, mut cut) = (Vec::new(), false);
     for exec in execs {
         // One more than fits shows that there is more.
         let wants = |piece: &Piece| query.wants(piece) && piece.sequence < ceiling;
         let (spilled, pieces) = exec.journal.since(query.offset, query.limit() + 1, wants);
-        let spilled = if spilled.is_empty() { Vec::new() } else { read_back(spilled, &query).await };
+        let spilled = if spilled.is_empty() { Vec::new() } else { read_back(spilled, &query, ceiling).await };
         let pieces = spilled.into_iter().chain(pieces);
         found.extend(pieces.into_iter().map(|piece| (piece, Arc::clone(&exec))));
+        // The earliest are the answer, of however many execs: more is not held.
+        found.sort_by_key(|(piece, _): &(Piece, Arc<Exec>)| piece.sequence);
+        let fits = fitting(found.iter().map(|(piece, _)| piece.bytes.len()), query.limit());
+        cut |= fits < found.len();
+        found.truncate(fits);
     }
-    found.sort_by_key(|(piece, _)| piece.sequence);
-    let fits = fitting(found.iter().map(|(piece, _)| piece.bytes.len()), query.limit());
-    let all = fits == found.len();
+    let fits = found.len();
+    let all = !cut;
     let next_offset = match found[..fits].last() {
         Some((last, _)) if !all => last.sequence + 1,
         _ => ceiling.max(query.offset),
@@ -60,7 +64,7 @@ pub(super) async fn collect(budget: &Budget, execs: Vec<Arc<Exec>>, query: LogQu
 }
 
 /// Pieces on disk, as many as an answer can hold.
-async fn read_back(batches: Vec<Batch>, query: &LogQuery) -> Vec<Piece> {
+async fn read_back(batches: Vec<Batch>, query: &LogQuery, ceiling: u64) -> Vec<Piece> {
     let (query, limit) = (query.clone(), query.limit());
     let read = move || {
         let (mut pieces, mut bytes) = (Vec::new(), 0);
@@ -72,7 +76,7 @@ async fn read_back(batches: Vec<Batch>, query: &LogQuery) -> Vec<Piece> {
                 tracing::warn!(%error, "reading output back from disk failed");
                 Vec::new()
             });
-            for piece in read.into_iter().filter(|piece| query.wants(piece)) {
+            for piece in read.into_iter().filter(|piece| query.wants(piece) && piece.sequence < ceiling) {
                 bytes += piece.bytes.len();
                 pieces.push(piece);
             }

@@ -184,6 +184,8 @@ impl Life {
                 let (pid, secs) = (leader.get().pid(), limits::EXEC_KILL_TIME.as_secs());
                 // It keeps its place, and nobody waits for it any longer.
                 shared.tasks.spawn(self.outlast());
+                // Nobody is to write to it any more.
+                exec.stdin.ended();
                 exec.set_exited(Err(ExecError::Unkillable { pid, secs }));
                 shared.table.keep_record(&exec);
                 return None;

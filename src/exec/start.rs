@@ -259,8 +259,11 @@ impl<'a> Ready<'a> {
             Failure::Launch(error) => error,
             Failure::Other(error) => return error,
         };
-        if error.stage == Stage::Directory {
-            return self.bad_directory(error.source);
+        match error.stage {
+            Stage::Directory => return self.bad_directory(error.source),
+            Stage::Execute => {}
+            // Of one that was ended because it hung, nothing is looked at that may hang as well.
+            _ => return ExecError::of_launch(error),
         }
         let root = PathBuf::from("/");
         let attempt = Attempt {

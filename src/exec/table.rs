@@ -106,17 +106,20 @@ impl Table {
     /// The exec of this id.
     pub(super) fn get(&self, id: &str) -> Option<Arc<Exec>> {
         let mut inner = self.lock();
-        let _expired = inner.expire(Instant::now());
-        inner.execs.get(id).cloned()
+        let expired = inner.expire(Instant::now());
+        let found = inner.execs.get(id).cloned();
+        drop(inner);
+        drop(expired);
+        found
     }
 
     /// All execs, the oldest first.
     pub(super) fn list(&self) -> Vec<Arc<Exec>> {
-        let mut execs: Vec<_> = {
-            let mut inner = self.lock();
-            let _expired = inner.expire(Instant::now());
-            inner.execs.values().cloned().collect()
-        };
+        let mut inner = self.lock();
+        let expired = inner.expire(Instant::now());
+        let mut execs: Vec<_> = inner.execs.values().cloned().collect();
+        drop(inner);
+        drop(expired);
         execs.sort_by_key(|exec| exec.number);
         execs
     }
@@ -128,7 +131,9 @@ impl Table {
         if known {
             inner.ended.push_back(Arc::clone(exec));
         }
-        let _expired = inner.expire(Instant::now());
+        let expired = inner.expire(Instant::now());
+        drop(inner);
+        drop(expired);
     }
 
     /// Drops an exec's record, or the exec that did not come to be.
