@@ -101,7 +101,8 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     let env = Arc::new(EnvStore::new(&config.generation_root));
     let execs = Execs::new(exec_config);
     execs.set_vm_id(saved.identity.vm_id.clone());
-    execs.restore_generation(saved.machine.id());
+    // Execs of this agent belong to what was being announced, if one before it was ended in the midst of that.
+    execs.restore_generation(saved.machine.interrupted().or(saved.machine.id()));
     let names = Arc::new(Names::new(&config));
     let watcher = watcher.await.map_err(io::Error::other).flatten().context("starting the listeners' thread")?;
     // The first time.
@@ -177,7 +178,17 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     } else if let Some(address) = agent.config.ip6.clone() {
         address_state.send_replace(Part::Failed("the address of `ip6` is not set yet".to_owned()));
         let stop = stop.clone();
-        let setting = set_guest_address(address, address_state, watcher.looker());
+        let (looker, mut identities) = (watcher.looker(), agent.generation.identities());
+        let setting = async move {
+            tokio::select! {
+                () = set_guest_address(address, &address_state, looker) => {}
+                // One that was announced meanwhile is the VM's now, and that of the configuration may be another's.
+                Ok(identity) = identities.wait_for(|identity| identity.ip6.is_some()) => {
+                    let announced = identity.ip6.map(|address| format!("{address}, as announced"));
+                    address_state.send_replace(Part::Ok(announced.unwrap_or_default()));
+                }
+            }
+        };
         tasks.spawn(async move { stop.run_until_cancelled(setting).await });
     }
     let named = agent.generation.identity();
@@ -219,7 +230,10 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     notify_init(sd_notify::NotifyState::Stopping);
     agent.phase.drain();
     // What stands still cannot end, and a frozen disk ends nothing.
-    agent.generation.end_prepared().await;
+    let thawed = tokio::time::timeout(limits::GENERATION_STEP_TIME, agent.generation.end_prepared()).await;
+    if thawed.is_err() {
+        tracing::warn!("the VM is prepared for a commit still: its hooks take their time");
+    }
     let left_by = Instant::now() + limits::REGISTRY_LEAVE_TIME;
     drain.cancel();
     complete_responses(&agent, &connections).await;
@@ -267,7 +281,8 @@ fn saved_generation(config: &Config, reach: Reach) -> Saved {
         return booted();
     }
     match generation::load(&config.generation_root) {
-        Ok(saved) => saved.unwrap_or_else(booted),
+        Ok(Some(saved)) => Saved { machine: saved.machine.recovered(), ..saved },
+        Ok(None) => booted(),
         Err(why) => {
             tracing::warn!(why, "what an agent before this one has left of commits and restores is lost");
             booted()
@@ -395,7 +410,7 @@ async fn bind_vsock_later(port: u32, state: &watch::Sender<Part>, drain: &Cancel
 }
 
 /// Gives the first interface its address, as soon as there is an interface.
-async fn set_guest_address(address: GuestAddress, state: watch::Sender<Part>, looker: LookNow) {
+async fn set_guest_address(address: GuestAddress, state: &watch::Sender<Part>, looker: LookNow) {
     let mut pause = RETRY.0;
     loop {
         match apply_guest_address(&address) {

@@ -97,14 +97,25 @@ fn flatten(prefix: &str, value: &toml::Value, layer: &mut Layer) {
 /// `guestd.KEY=VALUE` words of a kernel command line (`/proc/cmdline`).
 pub fn kernel_command_line(text: &str) -> Layer {
     let mut layer = Layer::new("kernel command line");
-    for word in text.split_ascii_whitespace() {
+    for word in words(text) {
+        let word = word.replace('"', "");
         let Some(setting) = word.strip_prefix("guestd.") else { continue };
         match setting.split_once('=') {
-            Some((key, value)) => layer.values.push((key.to_owned(), value.trim_matches('"').to_owned())),
+            Some((key, value)) => layer.values.push((key.to_owned(), value.to_owned())),
             None => layer.report(format!("`{word}` has no value; it takes the form guestd.KEY=VALUE")),
         }
     }
     layer
+}
+
+/// Words of a kernel command line: blanks between quotes do not end one (`next_arg()` of the kernel).
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    let ends = move |byte: char| {
+        quoted ^= byte == '"';
+        byte.is_ascii_whitespace() && !quoted
+    };
+    text.split(ends).filter(|word| !word.is_empty())
 }
 
 /// `GUESTD_KEY` variables, with `_` for the dots of a key, and the platform's `VERS_VM_ID`, `VERS_AUTH_TOKEN` and
@@ -174,6 +185,12 @@ mod tests {
     #[test]
     fn an_endless_file_is_not_read_to_its_end() {
         assert!(super::file(Path::new("/dev/zero")).problems[0].message.contains("larger than"));
+    }
+
+    #[test]
+    fn blanks_between_quotes_are_part_of_a_value_on_the_kernel_command_line() {
+        let layer = kernel_command_line("quiet guestd.dns=\"fd00::53, fd00::54\" \"guestd.vm_id=a b\" guestd.x=\"\"\n");
+        assert_eq!(values(&layer), [("dns", "fd00::53, fd00::54"), ("vm_id", "a b"), ("x", "")]);
     }
 
     #[test]

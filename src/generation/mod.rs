@@ -1,7 +1,7 @@
 //! Generations: what makes a VM safe to pause, to commit and to branch.
 //!
-//! A restored VM goes on in the middle of whatever it did, with the random numbers, the clock, the name and the connections of
-//! another one. Between the host's two calls, `prepare` before a commit and the announcement of a generation after a restore, no
+//! A restored VM goes on in the middle of whatever it did, with the random numbers, the clock, the name and the bridged
+//! connections of another one. Between the host's two calls, `prepare` before a commit and the announcement of a generation after a restore, no
 //! new command is started, and in that time all of this is set right. Owned here: how far that has come, in one task that carries out
 //! one call after the other. Refused: to stay closed. Whatever fails, hangs or is killed, the gate opens and the disk thaws.
 //!

@@ -280,6 +280,8 @@ impl<E: Effects> Generations<E> {
         let identity = former.after(&order, &self.domain);
         self.saved.former = Some(former.clone());
         self.saved.identity = identity.clone();
+        // Whoever speaks of this VM to others is to do so by its own name from here on.
+        self.tell_identity();
         let vm_id = identity.vm_id.clone();
         let mut steps = Steps::default();
         for step in Step::ORDER {
@@ -392,6 +394,10 @@ impl<E: Effects> Generations<E> {
             tracing::warn!(why, "where commits and restores are could not be written down");
         }
         self.show();
+        self.tell_identity();
+    }
+
+    fn tell_identity(&self) {
         self.identity.send_if_modified(|identity| {
             let changed = **identity != self.saved.identity;
             if changed {

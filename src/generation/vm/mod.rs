@@ -19,7 +19,7 @@ use super::effects::{Effect, Effects};
 use super::hooks::{self, Hook, HookStage};
 use super::identity::Identity;
 use super::order::Order;
-use super::saved::Saved;
+use super::saved::{Saved, boot_id};
 use crate::account_env::EnvStore;
 use crate::api::{DEFAULT_KEY_USER, ExecRequest, GenerationKind, HostKeyPolicy, IdentityPolicy};
 use crate::bridge::BridgeHandle;
@@ -195,7 +195,16 @@ pub fn load(root: &Path) -> Result<Option<Saved>, String> {
         _ => return Err(format!("{STATE} is not a file of the agent's own")),
     };
     let text = found.read(limits::GENERATION_STATE_BYTES).map_err(|error| error.to_string())?;
-    serde_json::from_slice(&text).map(Some).map_err(|error| format!("{STATE} cannot be read: {error}"))
+    Saved::of_json(&text, boot_id().as_deref()).map_err(|error| format!("{STATE} cannot be read: {error}"))
+}
+
+impl Vm {
+    /// Would what is saved while the disk is frozen wait for that disk?
+    fn writes_to_the_disk_meanwhile(&self) -> bool {
+        let device = |path: &Path| std::fs::metadata(path).map(|found| std::os::unix::fs::MetadataExt::dev(&found));
+        let (root, run) = (device(&self.parts.root), device(&self.parts.root.join("run")));
+        root.is_ok_and(|root| run.is_ok_and(|run| root == run))
+    }
 }
 
 impl Effects for Vm {
@@ -207,7 +216,7 @@ impl Effects for Vm {
         if self.parts.reach == Reach::Nothing {
             return Ok(());
         }
-        let text = serde_json::to_vec(saved).map_err(|error| error.to_string())?;
+        let text = saved.to_json(boot_id().as_deref()).map_err(|error| error.to_string())?;
         self.place(STATE, &text, 0o600)
     }
 
@@ -244,6 +253,11 @@ impl Effects for Vm {
     async fn freeze(&self, watchdog: Duration) -> Effect {
         if !self.is_all() {
             return beyond();
+        }
+        if self.writes_to_the_disk_meanwhile() {
+            return Effect::failed(
+                "freezing the root file system: /run is on it, where guestd writes meanwhile; mount a tmpfs there",
+            );
         }
         match Freezer::start(&self.parts.root, watchdog) {
             Ok((freezer, frozen)) => {

@@ -1,4 +1,4 @@
-//! Addresses and routes of a generation, and the connections of the VM that it was a copy of.
+//! Addresses and routes of a generation, and the bridged connections of the VM that it was a copy of.
 //!
 //! The former addresses go before the connections that had them are reset: with no route left that could carry it, a reset does not reach the
 //! client, who may be talking to the VM that was branched, from the same port.
