@@ -11,6 +11,8 @@ pub struct SocketFact {
     pub port: u16,
     /// IPV6_V6ONLY; always false for IPv4. The kernel reports true for any specific IPv6 address.
     pub v6only: bool,
+    /// Index of the interface that it is bound to (SO_BINDTODEVICE), by which alone clients come; 0 is any. /proc/net does not tell it.
+    pub device: u32,
     /// Owner of the socket.
     pub uid: u32,
     /// Inode of the socket, unique while it lives.

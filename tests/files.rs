@@ -166,6 +166,11 @@ fn a_file_that_the_kernel_makes_up_is_read_to_its_end() {
     assert_eq!((raw.status, raw.header("content-length")), (200, None));
     assert!(String::from_utf8_lossy(&raw.body).contains("Linux version"));
     assert!(agent.get("/v1/files?path=/proc/version")["content_b64"].as_str().unwrap().len() > 20);
+    // sysfs tells a length that is not there.
+    let path = Path::new("/sys/class/net/lo/address");
+    let raw = get_raw(&agent, path, &[]);
+    assert_eq!((raw.status, raw.header("content-length")), (200, None));
+    assert!(String::from_utf8_lossy(&raw.body).contains(&fs::read_to_string(path).unwrap()));
 }
 
 #[test]

@@ -181,6 +181,10 @@ impl<W: Write> Packer<W> {
         if ranges.iter().map(|range| range.length).sum::<u64>() < found.size {
             entry.segments = Some(ranges.clone());
         }
+        // What was cut off meanwhile would be told as a hole.
+        if stat(file).map_err(ArchiveError::call("look at", path))?.size < found.size {
+            return Err(ArchiveError::Changed { entry: path.to_owned() });
+        }
         self.write(&entry)?;
         self.between = false;
         for range in ranges {

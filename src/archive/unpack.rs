@@ -50,7 +50,6 @@ pub fn unpack(target: &Dir, input: impl Read) -> Result<Totals, ArchiveError> {
         root: files::is_root(),
         open: None,
         pending: Vec::new(),
-        counter: 0,
         totals: Totals::default(),
         buffer: vec![0; limits::FILE_CHUNK_BYTES],
     };
@@ -62,6 +61,9 @@ pub fn unpack(target: &Dir, input: impl Read) -> Result<Totals, ArchiveError> {
     Ok(unpacker.totals)
 }
 
+/// See acl(5).
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+
 struct Unpacker<'a> {
     target: &'a Dir,
     /// May files be given to others?
@@ -70,7 +72,6 @@ struct Unpacker<'a> {
     open: Option<(PathBuf, Dir)>,
     /// Directories that entries may still be put into, each below the one before.
     pending: Vec<Pending>,
-    counter: u32,
     totals: Totals,
     buffer: Vec<u8>,
 }
@@ -81,6 +82,8 @@ struct Pending {
     dir: Dir,
     mode: u32,
     mtime: Time,
+    /// What is made in it would inherit these entries, which it had not where it comes from.
+    default_acl: Vec<Xattr>,
 }
 
 /// A name in the target.
@@ -124,7 +127,9 @@ impl Unpacker<'_> {
         if self.root {
             set_owner(&dir, Some(entry.uid), Some(entry.gid)).map_err(failed("set the owner of"))?;
         }
-        self.set_xattrs(&dir, &entry.path, &entry.xattrs)?;
+        let (default_acl, xattrs): (Vec<_>, Vec<_>) =
+            entry.xattrs.iter().cloned().partition(|xattr| xattr.name == DEFAULT_ACL);
+        self.set_xattrs(&dir, &entry.path, &xattrs)?;
         if self.pending.len() >= limits::TREE_DEPTH {
             return Err(ArchiveError::Limit {
                 entry: entry.path.clone(),
@@ -132,7 +137,7 @@ impl Unpacker<'_> {
                 limit: limits::TREE_DEPTH,
             });
         }
-        self.pending.push(Pending { path, dir, mode: self.mode(entry), mtime: entry.mtime });
+        self.pending.push(Pending { path, dir, mode: self.mode(entry), mtime: entry.mtime, default_acl });
         Ok(())
     }
 
@@ -171,8 +176,7 @@ impl Unpacker<'_> {
             return Err(ArchiveError::Unsafe { entry: entry.path.clone(), why: "only root may make devices" });
         }
         let (temporary, file) = loop {
-            let name = temporary_name(self.counter);
-            self.counter = self.counter.wrapping_add(1);
+            let name = temporary_name();
             let made = match &entry.kind {
                 EntryKind::File | EntryKind::Directory => parent.create_file(&name).map(Some),
                 EntryKind::HardLink(_) => source.as_ref().map_or(Ok(None), |source| {
@@ -317,6 +321,7 @@ impl Unpacker<'_> {
 
     fn close_last(&mut self) -> Result<(), ArchiveError> {
         let Some(last) = self.pending.pop() else { return Ok(()) };
+        self.set_xattrs(&last.dir, &last.path, &last.default_acl)?;
         set_mode(&last.dir, last.mode).map_err(ArchiveError::call("set the mode of", &last.path))?;
         set_mtime(&last.dir, last.mtime).map_err(ArchiveError::call("set the time of", &last.path))
     }

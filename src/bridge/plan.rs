@@ -174,6 +174,8 @@ fn is_bridged_unasked(
         && settings.routable_ports.contains(socket.port)
         && !ipv6.contains_key(&socket.port)
         && !table.absent.contains(&bind.address)
+        // Its owner wants clients of one interface alone, which may be loopback. The bridge comes by that.
+        && socket.device == 0
 }
 
 /// Is who listens there reached at the rule's target?
@@ -252,6 +254,12 @@ mod tests {
             plan(&table(vec![socket("127.0.0.1", 5432), socket("0.0.0.0", 80)]), &Settings { rules, ..settings() });
         assert_eq!(plan[&5432].to, "127.0.0.1:5432".parse().unwrap());
         assert_eq!((plan[&80].to.port(), plan[&80].reach), (8080, Reach::Everywhere));
+    }
+
+    #[test]
+    fn listener_of_one_interface_alone_is_never_bridged_by_default() {
+        let sockets = vec![SocketFact { device: 1, ..socket("0.0.0.0", 80) }];
+        assert_eq!(targets(sockets, &settings()), []);
     }
 
     #[test]

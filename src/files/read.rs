@@ -87,7 +87,11 @@ impl OpenFile {
     pub fn open(path: Vec<u8>) -> Result<Self, FileError> {
         let path = absolute(path)?;
         let file = files::open_to_read(&path).map_err(FileError::call("read", &path))?;
-        let stat = files::stat(&file).map_err(FileError::call("look at", &path))?;
+        let mut stat = files::stat(&file).map_err(FileError::call("look at", &path))?;
+        if files::is_pseudo(&file).map_err(FileError::call("look at", &path))? {
+            // sysfs says a page, of attributes that have a word.
+            stat.size = 0;
+        }
         match stat.kind {
             Kind::File => Ok(Self { file: Arc::new(file), path, stat }),
             Kind::Directory => Err(FileError::IsDirectory { path }),
@@ -95,7 +99,7 @@ impl OpenFile {
         }
     }
 
-    /// Does it have a length before it is read? Files that the kernel makes up (proc, sysfs) say 0 and have more.
+    /// Does it have a length before it is read? Files that the kernel makes up (proc, sysfs) have not.
     #[must_use]
     pub fn has_length(&self) -> bool {
         self.stat.size > 0

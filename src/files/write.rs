@@ -6,7 +6,6 @@ use std::{
     io::{self, Write},
     os::unix::ffi::OsStrExt,
     path::PathBuf,
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 use super::{
@@ -126,9 +125,8 @@ impl Drop for Upload {
 
 /// A new file under a name that nothing else has.
 fn create(dir: &Dir) -> io::Result<(OsString, File)> {
-    static COUNTER: AtomicU32 = AtomicU32::new(0);
     loop {
-        let name = temporary_name(COUNTER.fetch_add(1, Ordering::Relaxed));
+        let name = temporary_name();
         match dir.create_file(&name) {
             // Left behind by an agent that was killed and had the same pid.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

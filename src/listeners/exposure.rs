@@ -196,7 +196,17 @@ impl Judge<'_> {
         let port = socket.port;
         let how_to_bind_ipv6 = || hints::how_to_bind_ipv6(self.runtime(socket), port);
         let owner = |socket: &SocketFact| self.owner(socket).map(|owner| &owner.process);
-        let (cause, hint) = match (self.ipv6.get(&port), bridged) {
+        if socket.device != 0 {
+            let hint = format!("it takes clients of one interface alone (SO_BINDTODEVICE); {}", how_to_bind_ipv6());
+            return Verdict::unreachable(family_cause, hint, port);
+        }
+        // Of several processes on one port each may have a socket of its own.
+        let of_same_owner = || {
+            let own = owner(socket).map(|owner| owner.pid);
+            let others = self.table.public_ipv6_on(port);
+            others.into_iter().find(|other| owner(other).map(|owner| owner.pid) == own)
+        };
+        let (cause, hint) = match (of_same_owner().or_else(|| self.ipv6.get(&port).copied()), bridged) {
             (Some(ipv6), _) if owner(ipv6).map(|owner| owner.pid) == owner(socket).map(|owner| owner.pid) => {
                 let hint = format!("served over IPv6 by the same process on [{}]:{port}", ipv6.address);
                 return Verdict::direct(Some(hint), port);

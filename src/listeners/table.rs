@@ -65,6 +65,15 @@ impl ListenerTable {
         self.public_ipv6(|bind| self.absent.contains(&bind.address))
     }
 
+    /// All that serve a port so.
+    pub fn public_ipv6_on(&self, port: u16) -> impl Iterator<Item = &SocketFact> {
+        self.sockets.iter().filter(move |socket| {
+            let bind = Bind::of(socket);
+            let is_for_all = matches!(bind.scope, Scope::Wildcard | Scope::Address);
+            socket.port == port && bind.family == Family::Ipv6 && is_for_all && !self.absent.contains(&bind.address)
+        })
+    }
+
     fn public_ipv6(&self, so: impl Fn(&Bind) -> bool) -> BTreeMap<u16, &SocketFact> {
         let mut listeners = BTreeMap::new();
         for socket in &self.sockets {
@@ -138,7 +147,17 @@ pub(crate) mod tests {
         let address: IpAddr = address.parse().unwrap();
         let v6only = address.is_ipv6() && !address.is_unspecified();
         let inode = u64::from(port) * 10;
-        SocketFact { address, port, v6only, uid: 0, inode, cookie: None, cgroup_id: None, accept_queue: None }
+        SocketFact {
+            address,
+            port,
+            v6only,
+            device: 0,
+            uid: 0,
+            inode,
+            cookie: None,
+            cgroup_id: None,
+            accept_queue: None,
+        }
     }
 
     /// An address on an interface that is up.

@@ -1,6 +1,9 @@
 //! UDP sockets that take datagrams from anyone, and who owns them. Looked for when somebody asks, never watched.
 
-use std::{collections::HashSet, io};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+};
 
 use super::{Bind, ListenerTable, exposure::process};
 use crate::{
@@ -36,11 +39,15 @@ pub fn unconnected_udp(tcp: &ListenerTable) -> io::Result<Vec<UdpSocket>> {
     let owners = socket_owners::find(&facts.iter().map(|fact| fact.inode).collect::<HashSet<_>>())?;
     let own = i64::from(std::process::id());
     let mut patience = limits::PROCESS_READ_TIME;
+    let mut described = HashMap::new();
     let sockets = facts.into_iter().filter_map(|fact| {
         let holder = owners.get(&fact.inode);
         let is_own = holder.is_some_and(|holder| i64::from(holder.pid) == own);
-        let owner = holder.and_then(|holder| proc_pid::describe(holder.pid, &mut patience));
-        (!is_own).then(|| socket(&fact, owner.map(|(_, fact)| fact).as_ref(), tcp, netns))
+        let mut describe = |pid| proc_pid::describe(pid, &mut patience).map(|(_, fact)| fact);
+        // One process may have thousands.
+        let owner =
+            holder.and_then(|holder| described.entry(holder.pid).or_insert_with_key(|pid| describe(*pid)).as_ref());
+        (!is_own).then(|| socket(&fact, owner, tcp, netns))
     });
     Ok(sockets.take(limits::UDP_SOCKETS).collect())
 }

@@ -65,6 +65,8 @@ where
             match message.payload {
                 NetlinkPayload::InnerMessage(_) if answers.len() >= most => return Ok(answers),
                 NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                // A dump that could not be done to its end says so here: without the protocol's part of the kernel (ENOENT), for one.
+                NetlinkPayload::Done(done) if done.code < 0 => return Err(io::Error::from_raw_os_error(-done.code)),
                 NetlinkPayload::Done(_) => return Ok(answers),
                 NetlinkPayload::Error(error) if error.code.is_none() => return Ok(answers),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),

@@ -24,6 +24,7 @@ in_both_tiers! {
     service_on_one_ipv4_address_is_bridged
     loopback_service_is_not_reachable_until_a_rule_asks_for_it
     private_service_that_takes_over_a_public_port_is_never_reached
+    service_of_the_loopback_interface_alone_is_never_reached
     guestds_own_sockets_are_not_listed
     clients_inside_the_vm_see_localhost_as_they_did_without_guestd
     dual_stack_service_is_direct_and_left_alone
@@ -163,6 +164,23 @@ fn private_service_that_takes_over_a_public_port_is_never_reached(tier: Tier) {
         Tier::Bind => assert_eq!(client.unwrap().read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset),
     }
     assert_eq!(private.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+fn service_of_the_loopback_interface_alone_is_never_reached(tier: Tier) {
+    let agent = agent_in(tier);
+    let private = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    private.bind_device(Some(b"lo")).unwrap();
+    private.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 3000)).into()).unwrap();
+    private.listen(1).unwrap();
+    private.set_nonblocking(true).unwrap();
+    let public = listen("0.0.0.0:3001");
+    until_bridged(&agent, &public);
+    let entry = report(&agent, &private, |entry| entry["exposure"] == "unreachable");
+    assert!(entry["hint"].as_str().unwrap().contains("one interface alone"), "{entry}");
+    // The kernel may bring it to the bridge, which has nowhere to lead it.
+    let reached = try_connect(3000).and_then(|mut client| client.read(&mut [0]));
+    assert!(matches!(reached.unwrap_err().kind(), ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused));
+    assert_eq!(private.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 }
 
 #[test]

@@ -151,7 +151,9 @@ impl Targets {
         // What was bound to an address that has gone, or never was, may be another machine's.
         listeners.retain(|fact| {
             let address = fact.address.to_canonical();
-            address.is_unspecified() || rtnl::is_local(address).unwrap_or(false)
+            let is_there = address.is_unspecified() || rtnl::is_local(address).unwrap_or(false);
+            // One of a single interface is for that interface's clients.
+            is_there && fact.device == 0
         });
         let to = SocketAddr::new(public_ipv4(&listeners)?.into(), number);
         let mut inner = self.write();

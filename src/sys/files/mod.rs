@@ -15,6 +15,7 @@ use std::{
         unix::ffi::{OsStrExt, OsStringExt},
     },
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use nix::{
@@ -271,8 +272,15 @@ impl Dir {
         Ok(fsync(&self.0)?)
     }
 
-    /// Is the file system that it is on made up by the kernel (proc, sysfs, cgroup and the like)?
+    /// As [`is_pseudo`].
     pub fn is_pseudo(&self) -> io::Result<bool> {
+        is_pseudo(&self.0)
+    }
+}
+
+/// Is the file system that it is on made up by the kernel (proc, sysfs, cgroup and the like)?
+pub fn is_pseudo(fd: impl AsFd) -> io::Result<bool> {
+    {
         /// `PROC_SUPER_MAGIC` and its like, of linux/magic.h.
         const PSEUDO: [u64; 14] = [
             0x9fa0,
@@ -291,7 +299,7 @@ impl Dir {
             0xde5e_81e4,
         ];
         // Signed with glibc, unsigned with musl; the numbers have 32 bits.
-        let kind = fstatfs(&self.0)?.filesystem_type().0 as u64 & 0xffff_ffff;
+        let kind = fstatfs(fd)?.filesystem_type().0 as u64 & 0xffff_ffff;
         Ok(PSEUDO.contains(&kind))
     }
 }
@@ -373,9 +381,11 @@ fn c_string(bytes: &[u8]) -> io::Result<CString> {
     CString::new(bytes).map_err(|_| Errno::EINVAL.into())
 }
 
-/// A name that no other file of this directory has, for a file that gets its real name when it is whole.
-pub fn temporary_name(counter: u32) -> OsString {
-    OsString::from(format!(".guestd-tmp-{}-{counter}", std::process::id()))
+/// A name that no other file of this directory has, for a file that gets its real name when it is whole. Each is given once: who removes such a
+/// name removes nobody else's file.
+pub fn temporary_name() -> OsString {
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    OsString::from(format!(".guestd-tmp-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// Bytes of a path.
