@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::pam_env::{is_identifier, parse_line};
-use crate::limits;
+use crate::{limits, sys::root_dir::RootDirError};
 
 /// Opens the block. pam_env and shells take it for a comment.
 const BEGIN: &[u8] = b"# guestd: managed variables, change them by `guestctl env`";
@@ -53,8 +53,11 @@ pub enum EnvError {
         limit: u64,
     },
     /// The file could not be read or written.
-    #[error("{0}")]
-    File(String),
+    #[error(transparent)]
+    File(#[from] RootDirError),
+    /// There is something else in its place.
+    #[error("/etc/environment is no regular file, and nothing else is written to; put a file there")]
+    NotAFile,
 }
 
 /// A file's text with the managed part apart.

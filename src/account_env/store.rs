@@ -61,28 +61,25 @@ impl EnvStore {
             } else {
                 root.place(FILE, &after, mode, owner)
             };
-            written.map_err(|error| EnvError::File(error.to_string()))?;
+            written?;
         }
         Ok(managed)
     }
 
     fn open(&self) -> Result<RootDir, EnvError> {
-        RootDir::open(&self.root).map_err(|error| EnvError::File(error.to_string()))
+        Ok(RootDir::open(&self.root)?)
     }
 }
 
 /// Its text, and the mode and owner that the next one is to have.
 fn load(root: &RootDir) -> Result<(Vec<u8>, u32, Owner), EnvError> {
-    let file = |error: crate::sys::root_dir::RootDirError| EnvError::File(error.to_string());
-    match root.look(FILE).map_err(file)? {
+    match root.look(FILE)? {
         Entry::Absent => Ok((Vec::new(), 0o644, None)),
         Entry::File(found) => {
-            let text = found.read(limits::ENVIRONMENT_FILE_BYTES).map_err(file)?;
+            let text = found.read(limits::ENVIRONMENT_FILE_BYTES)?;
             Ok((text, found.mode, Some((Uid::from_raw(found.uid), Gid::from_raw(found.gid)))))
         }
-        Entry::Link(_) | Entry::Directory | Entry::Special => {
-            Err(EnvError::File(format!("{FILE} is no regular file, and nothing else is written to; put a file there")))
-        }
+        Entry::Link(_) | Entry::Directory | Entry::Special => Err(EnvError::NotAFile),
     }
 }
 

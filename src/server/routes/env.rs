@@ -7,6 +7,7 @@ use axum::{
     extract::{Request, State},
     http::Uri,
 };
+use nix::errno::Errno;
 use serde::Deserialize;
 
 use crate::{
@@ -67,8 +68,30 @@ impl From<EnvError> for ApiError {
         let code = match &error {
             EnvError::BadKey { .. } | EnvError::TooLong { .. } | EnvError::BadValue { .. } => ErrorCode::BadEnv,
             EnvError::FileTooLarge { .. } => ErrorCode::LimitReached,
-            EnvError::File(_) => ErrorCode::Permission,
+            EnvError::NotAFile => ErrorCode::Conflict,
+            EnvError::File(error) => match error.errno() {
+                Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => ErrorCode::NoSpace,
+                Some(Errno::EACCES | Errno::EPERM | Errno::EROFS) => ErrorCode::Permission,
+                _ => ErrorCode::Internal,
+            },
         };
         Self::new(code, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::root_dir::RootDirError;
+
+    #[test]
+    fn what_keeps_the_file_from_being_written_has_its_own_code() {
+        let code = |errno| {
+            let file = RootDirError::Call { action: "write", path: "/etc/environment".into(), errno };
+            ApiError::from(EnvError::from(file)).0.code
+        };
+        assert_eq!(code(Errno::ENOSPC), ErrorCode::NoSpace);
+        assert_eq!(code(Errno::EROFS), ErrorCode::Permission);
+        assert_eq!(code(Errno::EIO), ErrorCode::Internal);
     }
 }

@@ -280,28 +280,26 @@ impl Dir {
 
 /// Is the file system that it is on made up by the kernel (proc, sysfs, cgroup and the like)?
 pub fn is_pseudo(fd: impl AsFd) -> io::Result<bool> {
-    {
-        /// `PROC_SUPER_MAGIC` and its like, of linux/magic.h.
-        const PSEUDO: [u64; 14] = [
-            0x9fa0,
-            0x6265_6572,
-            0x1cd1,
-            0x0027_e0eb,
-            0x6367_7270,
-            0x6462_6720,
-            0x7472_6163,
-            0x7363_6673,
-            0xcafe_4a11,
-            0x6165_676c,
-            0x1980_0202,
-            0x6265_6570,
-            0x4249_4e4d,
-            0xde5e_81e4,
-        ];
-        // Signed with glibc, unsigned with musl; the numbers have 32 bits.
-        let kind = fstatfs(fd)?.filesystem_type().0 as u64 & 0xffff_ffff;
-        Ok(PSEUDO.contains(&kind))
-    }
+    /// `PROC_SUPER_MAGIC` and its like, of linux/magic.h.
+    const PSEUDO: [u64; 14] = [
+        0x9fa0,
+        0x6265_6572,
+        0x1cd1,
+        0x0027_e0eb,
+        0x6367_7270,
+        0x6462_6720,
+        0x7472_6163,
+        0x7363_6673,
+        0xcafe_4a11,
+        0x6165_676c,
+        0x1980_0202,
+        0x6265_6570,
+        0x4249_4e4d,
+        0xde5e_81e4,
+    ];
+    // Signed with glibc, unsigned with musl; the numbers have 32 bits.
+    let kind = fstatfs(fd)?.filesystem_type().0 as u64 & 0xffff_ffff;
+    Ok(PSEUDO.contains(&kind))
 }
 
 impl AsFd for Dir {

@@ -61,6 +61,17 @@ pub enum RootDirError {
     },
 }
 
+impl RootDirError {
+    /// What the kernel said, where it was that.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Call { errno, .. } => Some(*errno),
+            Self::Content { source, .. } => source.raw_os_error().map(Errno::from_raw),
+            Self::DanglingLink { .. } | Self::Linked { .. } | Self::TooLarge { .. } => None,
+        }
+    }
+}
+
 fn content_reason(source: &io::Error) -> String {
     source.raw_os_error().map_or_else(|| source.to_string(), |errno| reason(Errno::from_raw(errno)))
 }
