@@ -57,7 +57,7 @@ pub fn ctrl_alt_del_is_a_signal() -> io::Result<()> {
 /// Has the kernel make all file systems read-only, whoever has files open: SysRq's `u`, which the kernel does by and by.
 ///
 /// # Errors
-/// Without SysRq in the kernel, and `TimedOut` where the root is still writable after [`EMERGENCY_TIME`].
+/// Without SysRq in the kernel, and `TimedOut` where the root is still writable after a second.
 pub fn emergency_read_only() -> io::Result<()> {
     fs::write("/proc/sysrq-trigger", "u")?;
     let give_up = Instant::now() + EMERGENCY_TIME;
