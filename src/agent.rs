@@ -36,7 +36,7 @@ use crate::{
     names::{self, Names, Told},
     registry::{Registry, Sources},
     server::{self, Agent, Init, Phase, Sockets, UnixEndpoint, Views, VsockEndpoint},
-    sys::{root_dir::RootDir, rtnl},
+    sys::{code, root_dir::RootDir, rtnl},
 };
 
 /// First and longest time between two tries at what can come later: the vsock module, the network interface. A VM that never
@@ -210,6 +210,7 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
     let ready = agent.phase.ready();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), seconds_since_boot = ready, "ready");
     notify_init(sd_notify::NotifyState::Ready);
+    tasks.spawn(let_go_of_the_start(stop.clone()));
 
     if has_new_host_key {
         // One that listens already, of a VM whose id was changed.
@@ -256,6 +257,14 @@ pub async fn run(config: Config, problems: Vec<Problem>) -> anyhow::Result<()> {
 async fn soon_after_start(stop: CancellationToken, work: impl Future) {
     if stop.run_until_cancelled(tokio::time::sleep(limits::UPKEEP_DELAY)).await.is_some() {
         work.await;
+    }
+}
+
+/// Gives back what was mapped of code that only a start runs.
+async fn let_go_of_the_start(stop: CancellationToken) {
+    if stop.run_until_cancelled(tokio::time::sleep(limits::START_CODE_TIME)).await.is_some() {
+        // It is only memory.
+        let _ = code::let_go().inspect_err(|error| tracing::debug!(%error, "the code of the start stays mapped"));
     }
 }
 

@@ -64,6 +64,9 @@ pub const CONFIG_FILE_BYTES: u64 = 256 * 1024;
 /// From SIGTERM to the end of the agent: running responses are completed within it.
 pub const DRAIN_TIME: Duration = Duration::from_secs(8);
 
+/// From when an agent is ready until the code of its start is let go of: by then it has done what it does unasked.
+pub const START_CODE_TIME: Duration = Duration::from_secs(1);
+
 /// From an agent's start to what nobody waits for: the bridge's process, growth. Begun at once, it takes the processors from the answer that the VM is
 /// ready, by some milliseconds where there are two.
 pub const UPKEEP_DELAY: Duration = Duration::from_millis(10);

@@ -11,6 +11,8 @@ pub mod cgroup;
 #[cfg(feature = "agent")]
 pub mod clock;
 #[cfg(feature = "agent")]
+pub mod code;
+#[cfg(feature = "agent")]
 pub mod crash;
 pub mod files;
 #[cfg(feature = "agent")]
