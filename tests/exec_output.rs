@@ -336,3 +336,27 @@ async fn logs_are_read_page_by_page_in_the_order_of_all_execs() {
     let unknown = LogQuery { exec_id: Some("d".into()), ..LogQuery::default() };
     assert_eq!(execs.logs(unknown).await.unwrap_err().code(), ErrorCode::NotFound);
 }
+
+#[tokio::test]
+async fn logs_of_all_have_each_byte_once_though_a_later_little_one_would_fit_where_a_large_one_did_not() {
+    use base64::Engine;
+    let execs = Execs::new(config());
+    let total = 2 * limits::LOG_BYTES - 1000;
+    for (id, request) in [("large", ExecRequest { spill: true, ..numbers(total) }), ("little", sh("echo late"))] {
+        over(&execs.start(ExecRequest { exec_id: Some(id.to_owned()), ..request }).await.unwrap()).await;
+    }
+    let (mut large, mut little, mut offset) = (Vec::new(), Vec::new(), 0);
+    loop {
+        let page = execs.logs(LogQuery { offset, ..LogQuery::default() }).await.unwrap();
+        for entry in &page.entries {
+            let bytes = base64::engine::general_purpose::STANDARD.decode(&entry.data_b64).unwrap();
+            if entry.exec_id == "large" { large.extend(bytes) } else { little.extend(bytes) }
+        }
+        offset = page.next_offset;
+        if page.eof {
+            break;
+        }
+    }
+    assert!(large == numbered(0, total), "{} bytes of {total}", large.len());
+    assert_eq!(little, b"late\n");
+}

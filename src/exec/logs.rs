@@ -33,23 +33,23 @@ pub struct LogQuery {
 pub(super) async fn collect(budget: &Budget, execs: Vec<Arc<Exec>>, query: LogQuery) -> Logs {
     let over = query.exec_id.is_none() || execs.iter().all(|exec| exec.journal.is_over());
     let ceiling = budget.sequence();
-    let (mut found, mut cut) = (Vec::new(), false);
+    // What begins here is for a later answer, be it of an exec that is looked at after it.
+    let (mut found, mut end) = (Vec::new(), ceiling);
     for exec in execs {
         // One more than fits shows that there is more.
-        let wants = |piece: &Piece| query.wants(piece) && piece.sequence < ceiling;
+        let wants = |piece: &Piece| query.wants(piece) && piece.sequence < end;
         let (spilled, pieces) = exec.journal.since(query.offset, query.limit() + 1, wants);
-        let spilled = if spilled.is_empty() { Vec::new() } else { read_back(spilled, &query, ceiling).await };
+        let spilled = if spilled.is_empty() { Vec::new() } else { read_back(spilled, &query, end).await };
         let pieces = spilled.into_iter().chain(pieces);
         found.extend(pieces.into_iter().map(|piece| (piece, Arc::clone(&exec))));
         // The earliest are the answer, of however many execs: more is not held.
         found.sort_by_key(|(piece, _): &(Piece, Arc<Exec>)| piece.sequence);
         let fits = fitting(found.iter().map(|(piece, _)| piece.bytes.len()), query.limit());
-        cut |= fits < found.len();
+        end = found.get(fits).map_or(end, |(piece, _)| piece.sequence);
         found.truncate(fits);
     }
-    let fits = found.len();
-    let all = !cut;
-    let next_offset = match found[..fits].last() {
+    let all = end == ceiling;
+    let next_offset = match found.last() {
         Some((last, _)) if !all => last.sequence + 1,
         _ => ceiling.max(query.offset),
     };
@@ -60,11 +60,11 @@ pub(super) async fn collect(budget: &Budget, execs: Vec<Arc<Exec>>, query: LogQu
         exec_id: exec.id().to_owned(),
         service: None,
     };
-    Logs { entries: found[..fits].iter().map(entry).collect(), next_offset, eof: all && over }
+    Logs { entries: found.iter().map(entry).collect(), next_offset, eof: all && over }
 }
 
 /// Pieces on disk, as many as an answer can hold.
-async fn read_back(batches: Vec<Batch>, query: &LogQuery, ceiling: u64) -> Vec<Piece> {
+async fn read_back(batches: Vec<Batch>, query: &LogQuery, end: u64) -> Vec<Piece> {
     let (query, limit) = (query.clone(), query.limit());
     let read = move || {
         let (mut pieces, mut bytes) = (Vec::new(), 0);
@@ -76,7 +76,7 @@ async fn read_back(batches: Vec<Batch>, query: &LogQuery, ceiling: u64) -> Vec<P
                 tracing::warn!(%error, "reading output back from disk failed");
                 Vec::new()
             });
-            for piece in read.into_iter().filter(|piece| query.wants(piece) && piece.sequence < ceiling) {
+            for piece in read.into_iter().filter(|piece| query.wants(piece) && piece.sequence < end) {
                 bytes += piece.bytes.len();
                 pieces.push(piece);
             }

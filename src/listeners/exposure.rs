@@ -200,14 +200,14 @@ impl Judge<'_> {
             let hint = format!("it takes clients of one interface alone (SO_BINDTODEVICE); {}", how_to_bind_ipv6());
             return Verdict::unreachable(family_cause, hint, port);
         }
+        let own = owner(socket).map(|owner| owner.pid);
+        let is_same = |other: &SocketFact| owner(other).map(|owner| owner.pid) == own;
         // Of several processes on one port each may have a socket of its own.
-        let of_same_owner = || {
-            let own = owner(socket).map(|owner| owner.pid);
-            let others = self.table.public_ipv6_on(port);
-            others.into_iter().find(|other| owner(other).map(|owner| owner.pid) == own)
-        };
-        let (cause, hint) = match (of_same_owner().or_else(|| self.ipv6.get(&port).copied()), bridged) {
-            (Some(ipv6), _) if owner(ipv6).map(|owner| owner.pid) == owner(socket).map(|owner| owner.pid) => {
+        let of_same =
+            |first| if is_same(first) { Some(first) } else { self.table.public_ipv6_on(port).find(|it| is_same(it)) };
+        let ipv6 = self.ipv6.get(&port).copied().map(|first| of_same(first).unwrap_or(first));
+        let (cause, hint) = match (ipv6, bridged) {
+            (Some(ipv6), _) if is_same(ipv6) => {
                 let hint = format!("served over IPv6 by the same process on [{}]:{port}", ipv6.address);
                 return Verdict::direct(Some(hint), port);
             }

@@ -69,8 +69,7 @@ impl ListenerTable {
     pub fn public_ipv6_on(&self, port: u16) -> impl Iterator<Item = &SocketFact> {
         self.sockets.iter().filter(move |socket| {
             let bind = Bind::of(socket);
-            let is_for_all = matches!(bind.scope, Scope::Wildcard | Scope::Address);
-            socket.port == port && bind.family == Family::Ipv6 && is_for_all && !self.absent.contains(&bind.address)
+            socket.port == port && bind.is_public_ipv6() && !self.absent.contains(&bind.address)
         })
     }
 
@@ -78,8 +77,7 @@ impl ListenerTable {
         let mut listeners = BTreeMap::new();
         for socket in &self.sockets {
             let bind = Bind::of(socket);
-            let is_for_all = matches!(bind.scope, Scope::Wildcard | Scope::Address);
-            if bind.family == Family::Ipv6 && is_for_all && so(&bind) {
+            if bind.is_public_ipv6() && so(&bind) {
                 listeners.entry(socket.port).or_insert(socket);
             }
         }
@@ -109,6 +107,10 @@ pub struct Bind {
 }
 
 impl Bind {
+    fn is_public_ipv6(&self) -> bool {
+        self.family == Family::Ipv6 && matches!(self.scope, Scope::Wildcard | Scope::Address)
+    }
+
     /// Reads a socket's bind.
     pub fn of(socket: &SocketFact) -> Self {
         Self::to(socket.address)
